@@ -1,0 +1,323 @@
+//! What the operator wrote in gateway.toml, as the program uses it.
+//!
+//! `file.rs` holds the shape as written, `check.rs` the rules across keys; this page holds the
+//! result: typed, with every default filled in.
+
+pub mod check;
+pub mod file;
+pub mod problem;
+pub mod value;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
+
+use crate::secret::Secret;
+
+
+/// The whole configuration, valid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The listener for clients and its limits.
+    pub server: Server,
+    /// The listener for operators.
+    pub admin: Admin,
+    /// What is written to standard error and to the access log.
+    pub log: Log,
+    /// How WeChat is reached.
+    pub wechat: Wechat,
+    /// The apps that may log in; never empty.
+    pub apps: Vec<App>,
+    /// The gateway's own endpoints.
+    pub login: Login,
+    /// Sessions and tokens.
+    pub session: Session,
+    /// The names of the headers that tell the upstream who is calling.
+    pub identity: Identity,
+    /// Where requests are forwarded to.
+    pub upstreams: Vec<Upstream>,
+    /// Which request is forwarded where, and for whom; in the order written.
+    pub routes: Vec<Route>,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Addresses to listen on; never empty. Port 0 lets the system choose.
+    pub listen: Vec<SocketAddr>,
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    /// Peers whose X-Forwarded-* and X-Request-Id are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Largest header section in bytes, request line included.
+    pub max_header_bytes: usize,
+    /// Largest request body in bytes; `None`: unlimited.
+    pub max_body_bytes: Option<u64>,
+    /// From the first byte of a request head to its last.
+    pub header_timeout: Duration,
+    /// How long a connection may stand idle, between requests or within a body.
+    pub idle_timeout: Duration,
+    /// How long a drain may take.
+    pub shutdown_grace: Duration,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Address of the operator's listener.
+    pub listen: SocketAddr,
+    /// The bearer token it asks for, if any; always there off loopback.
+    pub token: Option<Secret<String>>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// What is written to standard error.
+    pub level: log::LevelFilter,
+    /// The form of access-log lines.
+    pub access: AccessFormat,
+    /// Where access-log lines go; `None`: standard output.
+    pub access_file: Option<PathBuf>,
+}
+
+/// The form of access-log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessFormat {
+    /// One JSON object a line.
+    Json,
+    /// The NCSA combined format.
+    Combined,
+    /// No access log.
+    Off,
+}
+
+/// `[wechat]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wechat {
+    /// Base URLs in the order in which they are tried; never empty.
+    pub api_base: Vec<Url>,
+    /// Total time of one call.
+    pub timeout: Duration,
+    /// Calls under way at once.
+    pub max_concurrent: usize,
+}
+
+/// `[[apps]]`
+#[derive(Clone, Debug)]
+pub struct App {
+    /// WeChat's name for the app, `[A-Za-z0-9_-]{6,64}`.
+    pub appid: String,
+    /// The app's secret.
+    pub secret: Secret<String>,
+    /// What kind of app it is.
+    pub kind: AppKind,
+}
+
+/// What kind of app logs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppKind {
+    /// A mini program: `wx.login` and jscode2session.
+    MiniProgram,
+}
+
+/// `[login]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Where the gateway's own endpoints live: begins with `/`, does not end in one, normalised.
+    pub prefix: String,
+    /// One bucket per client address for logins.
+    pub rate_limit: Option<RateLimit>,
+    /// Whether openid and unionid stand in answers to the client.
+    pub expose_openid: bool,
+    /// How long the answer to a code is kept for a repeat; zero: not at all.
+    pub replay_window: Duration,
+}
+
+/// What a rate limit counts by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateKey {
+    /// The client's address.
+    Ip,
+    /// The caller's openid; a guest falls back to the address.
+    OpenId,
+}
+
+/// A token bucket: `count` per `period` on average, `burst` at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// What has a bucket of its own.
+    pub key: RateKey,
+    /// Requests per period, at least 1.
+    pub count: u32,
+    /// The period, e.g. one minute for `30/m`.
+    pub period: Duration,
+    /// Size of the bucket, at least 1.
+    pub burst: u32,
+}
+
+/// `[session]`
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Life of one token.
+    pub ttl: Duration,
+    /// Life of a session over all refreshes, at least `ttl`.
+    pub max_age: Duration,
+    /// Where sessions live.
+    pub store: Store,
+    /// Where a request's token is looked for, in this order; never empty.
+    pub token_from: Vec<TokenSource>,
+    /// The first signs, all verify; empty: one key is made at start.
+    pub signing_keys: Vec<SigningKey>,
+}
+
+/// Where sessions live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// In this process; lost at restart.
+    Memory,
+}
+
+/// Where a request's token is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// `Authorization: Bearer`.
+    Authorization,
+    /// A cookie of this name.
+    Cookie(String),
+    /// A header of this name, lower case.
+    Header(String),
+    /// A query parameter of this name.
+    Query(String),
+}
+
+/// One key of `session.signing_keys`.
+#[derive(Clone, Debug)]
+pub struct SigningKey {
+    /// The token's `kid`.
+    pub id: String,
+    /// An HMAC key of at least 32 bytes, or a PKCS#8 PEM of Ed25519; see `session::keys`.
+    pub secret: Secret<String>,
+}
+
+/// `[identity]`: header names as they are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Carries the openid.
+    pub openid: String,
+    /// Carries the appid.
+    pub appid: String,
+    /// Carries the unionid, where there is one.
+    pub unionid: String,
+    /// Carries the session's id; off unless named.
+    pub session: Option<String>,
+    /// Every client header whose folded name begins with one of these is removed.
+    pub reserved_prefixes: Vec<String>,
+}
+
+/// `[[upstreams]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its name in routes, metrics and logs.
+    pub name: String,
+    /// Never empty.
+    pub servers: Vec<UpstreamServer>,
+    /// How a server is chosen.
+    pub balance: Balance,
+    /// To open a connection.
+    pub connect_timeout: Duration,
+    /// Between two reads of an answer.
+    pub read_timeout: Duration,
+    /// Between two writes of a request.
+    pub write_timeout: Duration,
+    /// Further attempts after the first.
+    pub retries: u32,
+    /// Idle connections kept.
+    pub keepalive: usize,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamServer {
+    /// `host:port` as written.
+    pub address: String,
+    /// Its share, at least 1.
+    pub weight: u32,
+}
+
+/// How a server is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The fewest requests in flight for its weight.
+    LeastConn,
+    /// The same openid to the same server; guests by address.
+    HashOpenid,
+    /// The same client address to the same server.
+    HashIp,
+}
+
+/// `[[routes]]`
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Its name in metrics and logs.
+    pub name: String,
+    /// Which hosts it is for.
+    pub host: HostPattern,
+    /// Which paths it is for; normalised. Ends in `/`: the tree, else exactly that path.
+    pub path: String,
+    /// Which methods it is for, upper case; empty: all. `GET` stands with `HEAD`.
+    pub methods: Vec<String>,
+    /// Position in [`Config::upstreams`].
+    pub upstream: usize,
+    /// Who gets through.
+    pub auth: Auth,
+    /// All conditions must hold.
+    pub allow: Option<Allow>,
+    /// Openids in this file are refused.
+    pub deny_openids_file: Option<PathBuf>,
+    /// Taken off the path before forwarding; begins with `/`, does not end in one.
+    pub strip_prefix: Option<String>,
+    /// Largest request body; `None`: unlimited.
+    pub max_body_bytes: Option<u64>,
+    /// A bucket per caller or address.
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// Which hosts a route is for; lower case, without a trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// Exactly this host.
+    Exact(String),
+    /// Any host that ends in this suffix, which begins with a dot (`*.example.com` is
+    /// `.example.com`).
+    Wildcard(String),
+    /// Every host.
+    Any,
+}
+
+/// Who gets through a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Only a good token.
+    Required,
+    /// No token: a guest. A bad one: refused.
+    Optional,
+    /// Tokens are neither read nor needed.
+    Public,
+}
+
+/// `allow` of a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// The caller's app must be one of these; empty: any.
+    pub appids: Vec<String>,
+    /// The caller's openid must stand in this file.
+    pub openids_file: Option<PathBuf>,
+    /// The caller's session must hold all of these.
+    pub scope: Vec<String>,
+}

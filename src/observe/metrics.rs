@@ -1,0 +1,193 @@
+//! Every metric in one table.
+//!
+//! Labels hold only values from closed sets (configured names, status codes, results): never a
+//! path, an openid or anything else that a client chooses.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// All metrics of one gateway. Made once per process; a reload keeps it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// `route`, `method`, `code`
+    pub http_requests: IntCounterVec,
+    /// `route`
+    pub http_request_duration: HistogramVec,
+    /// Requests being answered now.
+    pub http_requests_in_flight: IntGauge,
+    /// `route`, `result`: ok, guest, public, missing, invalid, expired, revoked, forbidden
+    pub auth_decisions: IntCounterVec,
+    /// `result`: hit, miss
+    pub token_cache: IntCounterVec,
+    /// `appid` (configured or `unknown`), `result`: ok, invalid_grant, denied, rate_limited,
+    /// unavailable, error
+    pub logins: IntCounterVec,
+    /// `api` (last part of its path), `errcode` (`0`, WeChat's number, `timeout`, `transport`,
+    /// `malformed`)
+    pub wechat_requests: IntCounterVec,
+    /// `api`
+    pub wechat_request_duration: HistogramVec,
+    /// Sessions that are open.
+    pub sessions_active: IntGauge,
+    /// `upstream`, `server`, `code` (a status, or `connect`, `timeout`, `reset`)
+    pub upstream_requests: IntCounterVec,
+    /// `upstream`
+    pub upstream_request_duration: HistogramVec,
+    /// `upstream`, `server`: 1 up, 0 down
+    pub upstream_up: IntGaugeVec,
+    /// `upstream`, `server`
+    pub upstream_retries: IntCounterVec,
+    /// `result`: ok, error
+    pub config_reloads: IntCounterVec,
+    /// 1 if the last reload was taken, else 0.
+    pub config_last_reload_success: IntGauge,
+    /// Access-log lines that were dropped because the queue was full.
+    pub access_log_dropped: IntCounter,
+}
+
+const SECONDS: [f64; 13] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+impl Metrics {
+    /// Registers every metric.
+    ///
+    /// # Errors
+    /// Only if two rows of the table have one name, which a test rules out.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let table = Table(Registry::new_custom(Some("wxgate".to_owned()), None)?);
+        let build_info = table.gauges("build_info", "Always 1.", &["version"])?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let metrics = Self {
+            http_requests: table.counters(
+                "http_requests_total",
+                "Requests answered.",
+                &["route", "method", "code"],
+            )?,
+            http_request_duration: table.seconds(
+                "http_request_duration_seconds",
+                "From the first byte of a request to the last of its answer.",
+                &["route"],
+            )?,
+            http_requests_in_flight: table
+                .gauge("http_requests_in_flight", "Requests being answered now.")?,
+            auth_decisions: table.counters(
+                "auth_decisions_total",
+                "What became of a request's authentication.",
+                &["route", "result"],
+            )?,
+            token_cache: table.counters(
+                "token_cache_total",
+                "Look-ups in the cache of verified tokens.",
+                &["result"],
+            )?,
+            logins: table.counters("logins_total", "Logins by result.", &["appid", "result"])?,
+            wechat_requests: table.counters(
+                "wechat_requests_total",
+                "Calls to WeChat by errcode.",
+                &["api", "errcode"],
+            )?,
+            wechat_request_duration: table.seconds(
+                "wechat_request_duration_seconds",
+                "How long WeChat took to answer.",
+                &["api"],
+            )?,
+            sessions_active: table.gauge("sessions_active", "Sessions that are open.")?,
+            upstream_requests: table.counters(
+                "upstream_requests_total",
+                "Attempts to forward a request.",
+                &["upstream", "server", "code"],
+            )?,
+            upstream_request_duration: table.seconds(
+                "upstream_request_duration_seconds",
+                "From the choice of a server to the head of its answer.",
+                &["upstream"],
+            )?,
+            upstream_up: table.gauges(
+                "upstream_up",
+                "Whether a server is used: 1 yes, 0 no.",
+                &["upstream", "server"],
+            )?,
+            upstream_retries: table.counters(
+                "upstream_retries_total",
+                "Attempts after the first.",
+                &["upstream", "server"],
+            )?,
+            config_reloads: table.counters(
+                "config_reloads_total",
+                "Reloads by result.",
+                &["result"],
+            )?,
+            config_last_reload_success: table
+                .gauge("config_last_reload_success", "1 if the last reload was taken, else 0.")?,
+            access_log_dropped: table
+                .counter("access_log_dropped_total", "Lines dropped because the queue was full.")?,
+            registry: table.0,
+        };
+        metrics.config_last_reload_success.set(1);
+        Ok(metrics)
+    }
+
+    /// All metrics in Prometheus' text format, `process_*` among them.
+    pub fn render(&self) -> String {
+        let mut text = Vec::with_capacity(16 * 1024);
+        let encoder = TextEncoder::new();
+        let families = self.registry.gather();
+        let process = prometheus::process_collector::ProcessCollector::for_self().collect();
+        for families in [families, process] {
+            if let Err(error) = encoder.encode(&families, &mut text) {
+                log::error!("metrics could not be written: {error}");
+            }
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// Registers what it makes, so that a row of the table cannot be forgotten.
+struct Table(Registry);
+
+impl Table {
+    fn add<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn seconds(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        self.add(HistogramVec::new(options, labels)?)
+    }
+}
