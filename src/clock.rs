@@ -38,7 +38,7 @@ impl Clock {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub fn unix_millis(&self) -> u64 {
         match &self.0 {
-            Source::System => system_unix_time().as_millis().try_into().unwrap_or(u64::MAX),
+            Source::System => system_unix_millis(),
             Source::Set(now) => now.load(Ordering::Relaxed),
         }
     }
@@ -47,6 +47,19 @@ impl Clock {
     pub fn unix_seconds(&self) -> u64 {
         self.unix_millis() / 1000
     }
+}
+
+/// Milliseconds since 1970-01-01T00:00:00Z by the machine's clock, for who has no [`Clock`].
+pub fn system_unix_millis() -> u64 {
+    system_unix_time().as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// Now, as HTTP writes it (RFC 9110 section 5.6.7).
+pub fn http_date() -> String {
+    let now = i64::try_from(system_unix_time().as_secs()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(now)
+        .map(|now| now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string())
+        .unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall time")]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroize;
 
 /// A secret value. It has no `Display`, its `Debug` prints `[secret]`, and its memory is
@@ -19,6 +20,13 @@ impl<T: Zeroize> Secret<T> {
     /// The value itself.
     pub const fn expose(&self) -> &T {
         &self.0
+    }
+}
+
+impl Secret<String> {
+    /// Whether `shown` is the secret, in a time that tells nothing but its length.
+    pub fn is(&self, shown: &str) -> bool {
+        self.0.as_bytes().ct_eq(shown.as_bytes()).into()
     }
 }
 
@@ -49,5 +57,14 @@ mod tests {
         let secret = Secret::new("hunter2".to_owned());
         assert_eq!(format!("{secret:?}"), "[secret]");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn only_the_whole_secret_is_the_secret() {
+        let secret = Secret::new("hunter2".to_owned());
+        assert!(secret.is("hunter2"));
+        for other in ["", "hunter", "hunter3", "hunter22", "Hunter2"] {
+            assert!(!secret.is(other), "{other}");
+        }
     }
 }

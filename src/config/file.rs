@@ -1,1 +1,174 @@
-//! x
+//! gateway.toml as it is written. The comments on the keys are the configuration reference:
+//! `wxgate schema` and docs/configuration.md are made from them.
+//!
+//! What a key's value means together with others is decided in `check.rs`; where it stands is
+//! found again by its key in the parsed document, see `document.rs`.
+//!
+//! A new key is a field here with its comment and default, a field of the configuration as used,
+//! and a line of `check/` between them.
+
+mod login;
+mod routing;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub(super) use login::{App, Identity, Login, Session, SigningKey};
+pub(super) use routing::{Allow, RateLimit, Route, Upstream, UpstreamServer};
+
+use super::AccessFormat;
+use super::source::SecretSource;
+use super::value::{OneOrMore, Period, Size};
+
+/// The whole file.
+#[derive(Deserialize, Serialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "gateway.toml", extend("required" = ["apps", "upstreams", "routes"]))]
+pub(super) struct File {
+    /// The listener for clients and its limits.
+    pub(super) server: Server,
+    /// The listener for operators: metrics and health.
+    pub(super) admin: Admin,
+    /// What is written to standard error and to the access log.
+    pub(super) log: Log,
+    /// How WeChat is reached.
+    pub(super) wechat: Wechat,
+    /// The apps whose users may log in; at least one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) apps: Vec<App>,
+    /// The gateway's own endpoints.
+    pub(super) login: Login,
+    /// Sessions and their tokens.
+    pub(super) session: Session,
+    /// The headers that tell the upstream who is calling.
+    pub(super) identity: Identity,
+    /// Where requests are forwarded to; at least one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) upstreams: Vec<Upstream>,
+    /// Which request is forwarded where, and for whom; at least one. The most specific route wins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) routes: Vec<Route>,
+}
+
+/// `[server]`
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(super) struct Server {
+    /// Addresses to listen on, `IP:PORT`. Port 0 lets the system choose.
+    pub(super) listen: Vec<String>,
+    /// Worker threads. Default: one per core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) threads: Option<usize>,
+    /// Addresses or networks of the proxies in front. Only their X-Forwarded-For, -Proto, -Host
+    /// and X-Request-Id are believed.
+    pub(super) trusted_proxies: Vec<String>,
+    /// Largest header section, from 1 KiB to 1 MiB. More: 431.
+    pub(super) max_header_bytes: Size,
+    /// Largest request body, 0 = unlimited. More: 413. Routes may override it.
+    pub(super) max_body_bytes: Size,
+    /// From the first byte of a request head to its last. Slower: 408, and the connection is closed.
+    pub(super) header_timeout: Period,
+    /// How long a connection may stand idle.
+    pub(super) idle_timeout: Period,
+    /// How long a drain may take before what is left is cut off.
+    pub(super) shutdown_grace: Period,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: vec!["127.0.0.1:8080".to_owned()],
+            threads: None,
+            trusted_proxies: Vec::new(),
+            max_header_bytes: Size(32 << 10),
+            max_body_bytes: Size(100 << 20),
+            header_timeout: Period(Duration::from_secs(10)),
+            idle_timeout: Period(Duration::from_secs(75)),
+            shutdown_grace: Period(Duration::from_secs(30)),
+        }
+    }
+}
+
+/// `[admin]`
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(super) struct Admin {
+    /// Address of the operators' listener. Off loopback without a token: an error.
+    pub(super) listen: String,
+    /// What `Authorization: Bearer` must hold, on all but /livez and /readyz. Default: nothing is asked.
+    #[serde(skip_serializing)]
+    pub(super) token: Option<SecretSource>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9090".to_owned(), token: None }
+    }
+}
+
+/// `[log]`
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(super) struct Log {
+    /// What is written to standard error.
+    pub(super) level: Level,
+    /// The form of access-log lines.
+    pub(super) access: AccessFormat,
+    /// Where access-log lines go. Default: standard output. Lines are written in batches off the
+    /// request path; if the queue is full they are dropped and counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) access_file: Option<PathBuf>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: Level::Info, access: AccessFormat::Json, access_file: None }
+    }
+}
+
+/// How much is written to standard error.
+#[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum Level {
+    /// What needs somebody to act.
+    Error,
+    /// What may need somebody to act.
+    Warn,
+    /// What happened to the process.
+    Info,
+    /// What happened to a request.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+/// `[wechat]`
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(super) struct Wechat {
+    /// Base URL of WeChat's API, or a list of them: the next is tried where a connection could not
+    /// be made, never after bytes were sent.
+    pub(super) api_base: OneOrMore<String>,
+    /// Total time of one call.
+    pub(super) timeout: Period,
+    /// Calls under way at once. Past it logins get 503 with Retry-After.
+    pub(super) max_concurrent: usize,
+}
+
+impl Default for Wechat {
+    fn default() -> Self {
+        Self {
+            api_base: OneOrMore(vec!["https://api.weixin.qq.com".to_owned()]),
+            timeout: Period(Duration::from_secs(3)),
+            max_concurrent: 256,
+        }
+    }
+}

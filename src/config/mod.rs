@@ -3,23 +3,36 @@
 //! `file.rs` holds the shape as written, `check.rs` the rules across keys; this page holds the
 //! result: typed, with every default filled in.
 
-pub mod check;
-pub mod file;
-pub mod problem;
-pub mod value;
+mod check;
+mod document;
+mod file;
+mod load;
+mod problem;
+mod redact;
+
+mod schema;
+mod source;
+mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use url::Url;
+
+pub use load::{Loaded, load, parse};
+pub use problem::Problems;
+pub use redact::redacted;
+
+pub use schema::schema;
 
 use crate::secret::Secret;
 
-
 /// The whole configuration, valid.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// The listener for clients and its limits.
     pub server: Server,
@@ -44,39 +57,45 @@ pub struct Config {
 }
 
 /// `[server]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Server {
     /// Addresses to listen on; never empty. Port 0 lets the system choose.
     pub listen: Vec<SocketAddr>,
     /// Worker threads, at least 1.
     pub threads: usize,
     /// Peers whose X-Forwarded-* and X-Request-Id are believed.
+    #[serde(serialize_with = "redact::texts")]
     pub trusted_proxies: Vec<IpNet>,
     /// Largest header section in bytes, request line included.
     pub max_header_bytes: usize,
     /// Largest request body in bytes; `None`: unlimited.
     pub max_body_bytes: Option<u64>,
     /// From the first byte of a request head to its last.
+    #[serde(serialize_with = "redact::period")]
     pub header_timeout: Duration,
     /// How long a connection may stand idle, between requests or within a body.
+    #[serde(serialize_with = "redact::period")]
     pub idle_timeout: Duration,
     /// How long a drain may take.
+    #[serde(serialize_with = "redact::period")]
     pub shutdown_grace: Duration,
 }
 
 /// `[admin]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Admin {
     /// Address of the operator's listener.
     pub listen: SocketAddr,
     /// The bearer token it asks for, if any; always there off loopback.
+    #[serde(serialize_with = "redact::secrets")]
     pub token: Option<Secret<String>>,
 }
 
 /// `[log]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Log {
     /// What is written to standard error.
+    #[serde(serialize_with = "redact::text")]
     pub level: log::LevelFilter,
     /// The form of access-log lines.
     pub access: AccessFormat,
@@ -85,7 +104,9 @@ pub struct Log {
 }
 
 /// The form of access-log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum AccessFormat {
     /// One JSON object a line.
     Json,
@@ -96,36 +117,42 @@ pub enum AccessFormat {
 }
 
 /// `[wechat]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Wechat {
     /// Base URLs in the order in which they are tried; never empty.
+    #[serde(serialize_with = "redact::texts")]
     pub api_base: Vec<Url>,
     /// Total time of one call.
+    #[serde(serialize_with = "redact::period")]
     pub timeout: Duration,
     /// Calls under way at once.
     pub max_concurrent: usize,
 }
 
 /// `[[apps]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct App {
     /// WeChat's name for the app, `[A-Za-z0-9_-]{6,64}`.
     pub appid: String,
     /// The app's secret.
+    #[serde(serialize_with = "redact::secret")]
     pub secret: Secret<String>,
     /// What kind of app it is.
     pub kind: AppKind,
 }
 
 /// What kind of app logs in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, Default)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum AppKind {
     /// A mini program: `wx.login` and jscode2session.
+    #[default]
     MiniProgram,
 }
 
 /// `[login]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Login {
     /// Where the gateway's own endpoints live: begins with `/`, does not end in one, normalised.
     pub prefix: String,
@@ -134,11 +161,13 @@ pub struct Login {
     /// Whether openid and unionid stand in answers to the client.
     pub expose_openid: bool,
     /// How long the answer to a code is kept for a repeat; zero: not at all.
+    #[serde(serialize_with = "redact::period")]
     pub replay_window: Duration,
 }
 
 /// What a rate limit counts by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RateKey {
     /// The client's address.
     Ip,
@@ -147,24 +176,27 @@ pub enum RateKey {
 }
 
 /// A token bucket: `count` per `period` on average, `burst` at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct RateLimit {
     /// What has a bucket of its own.
     pub key: RateKey,
     /// Requests per period, at least 1.
     pub count: u32,
     /// The period, e.g. one minute for `30/m`.
+    #[serde(serialize_with = "redact::period")]
     pub period: Duration,
     /// Size of the bucket, at least 1.
     pub burst: u32,
 }
 
 /// `[session]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Session {
     /// Life of one token.
+    #[serde(serialize_with = "redact::period")]
     pub ttl: Duration,
     /// Life of a session over all refreshes, at least `ttl`.
+    #[serde(serialize_with = "redact::period")]
     pub max_age: Duration,
     /// Where sessions live.
     pub store: Store,
@@ -175,14 +207,16 @@ pub struct Session {
 }
 
 /// Where sessions live.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Store {
     /// In this process; lost at restart.
     Memory,
 }
 
 /// Where a request's token is looked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TokenSource {
     /// `Authorization: Bearer`.
     Authorization,
@@ -195,16 +229,17 @@ pub enum TokenSource {
 }
 
 /// One key of `session.signing_keys`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SigningKey {
     /// The token's `kid`.
     pub id: String,
     /// An HMAC key of at least 32 bytes, or a PKCS#8 PEM of Ed25519; see `session::keys`.
+    #[serde(serialize_with = "redact::secret")]
     pub secret: Secret<String>,
 }
 
 /// `[identity]`: header names as they are sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Identity {
     /// Carries the openid.
     pub openid: String,
@@ -219,7 +254,7 @@ pub struct Identity {
 }
 
 /// `[[upstreams]]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Upstream {
     /// Its name in routes, metrics and logs.
     pub name: String,
@@ -228,10 +263,13 @@ pub struct Upstream {
     /// How a server is chosen.
     pub balance: Balance,
     /// To open a connection.
+    #[serde(serialize_with = "redact::period")]
     pub connect_timeout: Duration,
     /// Between two reads of an answer.
+    #[serde(serialize_with = "redact::period")]
     pub read_timeout: Duration,
     /// Between two writes of a request.
+    #[serde(serialize_with = "redact::period")]
     pub write_timeout: Duration,
     /// Further attempts after the first.
     pub retries: u32,
@@ -240,7 +278,7 @@ pub struct Upstream {
 }
 
 /// One server of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UpstreamServer {
     /// `host:port` as written.
     pub address: String,
@@ -249,7 +287,9 @@ pub struct UpstreamServer {
 }
 
 /// How a server is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Balance {
     /// In turn, by weight.
     RoundRobin,
@@ -262,7 +302,7 @@ pub enum Balance {
 }
 
 /// `[[routes]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Route {
     /// Its name in metrics and logs.
     pub name: String,
@@ -289,7 +329,8 @@ pub struct Route {
 }
 
 /// Which hosts a route is for; lower case, without a trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HostPattern {
     /// Exactly this host.
     Exact(String),
@@ -301,7 +342,9 @@ pub enum HostPattern {
 }
 
 /// Who gets through a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Auth {
     /// Only a good token.
     Required,
@@ -312,7 +355,7 @@ pub enum Auth {
 }
 
 /// `allow` of a route.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Allow {
     /// The caller's app must be one of these; empty: any.
     pub appids: Vec<String>,

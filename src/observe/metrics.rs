@@ -3,16 +3,23 @@
 //! Labels hold only values from closed sets (configured names, status codes, results): never a
 //! path, an openid or anything else that a client chooses.
 
+use std::sync::Arc;
+
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
+
+use super::route_metrics::RouteMetrics;
 
 /// All metrics of one gateway. Made once per process; a reload keeps it.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Beside the table, since its names carry no `wxgate_`.
+    process: Registry,
     /// `route`, `method`, `code`
     pub http_requests: IntCounterVec,
     /// `route`
@@ -45,7 +52,7 @@ pub struct Metrics {
     pub config_reloads: IntCounterVec,
     /// 1 if the last reload was taken, else 0.
     pub config_last_reload_success: IntGauge,
-    /// Access-log lines that were dropped because the queue was full.
+    /// Access-log lines that were dropped: the queue was full or the disk refused.
     pub access_log_dropped: IntCounter,
 }
 
@@ -123,27 +130,38 @@ impl Metrics {
             )?,
             config_last_reload_success: table
                 .gauge("config_last_reload_success", "1 if the last reload was taken, else 0.")?,
-            access_log_dropped: table
-                .counter("access_log_dropped_total", "Lines dropped because the queue was full.")?,
+            access_log_dropped: table.counter(
+                "access_log_dropped_total",
+                "Lines dropped: queue full or disk refused.",
+            )?,
+            process: process()?,
             registry: table.0,
         };
         metrics.config_last_reload_success.set(1);
         Ok(metrics)
     }
 
+    /// The metrics of one route, ready to count without looking labels up.
+    pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
+        RouteMetrics::new(self, name)
+    }
+
     /// All metrics in Prometheus' text format, `process_*` among them.
     pub fn render(&self) -> String {
-        let mut text = Vec::with_capacity(16 * 1024);
-        let encoder = TextEncoder::new();
-        let families = self.registry.gather();
-        let process = prometheus::process_collector::ProcessCollector::for_self().collect();
-        for families in [families, process] {
-            if let Err(error) = encoder.encode(&families, &mut text) {
+        let mut text = String::with_capacity(16 * 1024);
+        for registry in [&self.registry, &self.process] {
+            if let Err(error) = TextEncoder::new().encode_utf8(&registry.gather(), &mut text) {
                 log::error!("metrics could not be written: {error}");
             }
         }
-        String::from_utf8(text).unwrap_or_default()
+        text
     }
+}
+
+fn process() -> Result<Registry, prometheus::Error> {
+    let registry = Registry::new();
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    Ok(registry)
 }
 
 /// Registers what it makes, so that a row of the table cannot be forgotten.

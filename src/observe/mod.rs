@@ -1,5 +1,14 @@
 //! What the operator is told: metrics, the access log, the program's own log.
 
+pub mod access;
+pub mod access_line;
+pub mod logger;
 pub mod metrics;
+pub mod route_metrics;
+pub mod user_hash;
 
+pub use access::{AccessLog, AccessLogError};
+pub use access_line::AccessLine;
 pub use metrics::Metrics;
+pub use route_metrics::{AuthResult, RouteMetrics};
+pub use user_hash::{HashedUser, UserHash};

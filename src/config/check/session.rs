@@ -1,0 +1,194 @@
+//! Rules of `[session]`: lives of tokens, where they are looked for, and the keys that sign them.
+
+use std::time::Duration;
+
+use ed25519_dalek::pkcs8::DecodePrivateKey;
+use zeroize::Zeroizing;
+
+use super::super::file;
+use super::super::problem::{Key, quote};
+use super::super::{Identity, Session, SigningKey, Store, TokenSource};
+use super::Checker;
+use super::identity::{fold, header_fault, is_token};
+use crate::secret::Secret;
+
+/// HS256 asks for a key as long as its hash (RFC 7518, 3.2).
+const SHORTEST_KEY: usize = 32;
+/// What stands in examples, in lower case.
+const EXAMPLES: &[&str] = &[
+    "changeme",
+    "change-me",
+    "change_me",
+    "replaceme",
+    "replace-me",
+    "replace_me",
+    "example",
+    "your-secret",
+    "your_secret",
+];
+
+/// `[session]`
+pub(super) fn session(
+    file: file::Session,
+    identity: &Identity,
+    checker: &mut Checker<'_>,
+) -> Option<Session> {
+    let section = Key::of("session");
+    let ttl = file.ttl.0;
+    if ttl < Duration::from_secs(1) || ttl.subsec_nanos() != 0 {
+        let what = "must be at least one second, in whole seconds";
+        checker.wrong(&section.name("ttl"), what, "tokens count seconds: write for example \"2h\"");
+    }
+    if file.max_age.0 < ttl {
+        let what = format!("{} is shorter than session.ttl, {}", file.max_age, file.ttl);
+        let hint = "a session lives at least as long as one of its tokens";
+        checker.wrong(&section.name("max_age"), what, hint);
+    }
+    let store = (file.store == "memory").then_some(Store::Memory);
+    if store.is_none() {
+        // Not quoted: a store's URL may hold a password.
+        let what = "is not a store that wxgate knows";
+        checker.wrong(&section.name("store"), what, "write \"memory\"");
+    }
+    Some(Session {
+        ttl,
+        max_age: file.max_age.0,
+        token_from: token_from(&file.token_from, identity, checker),
+        signing_keys: signing_keys(file.signing_keys, checker),
+        store: store?,
+    })
+}
+
+fn token_from(
+    written: &[String],
+    identity: &Identity,
+    checker: &mut Checker<'_>,
+) -> Vec<TokenSource> {
+    let list = Key::of("session").name("token_from");
+    if written.is_empty() {
+        checker.wrong(
+            &list,
+            "names no place, so no token is ever found",
+            "write [\"authorization\"]",
+        );
+    }
+    let mut places = Vec::new();
+    for (index, text) in written.iter().enumerate() {
+        let key = list.item(index);
+        match place(text, identity) {
+            Err((what, hint)) => checker.wrong(&key, what, hint),
+            Ok(place) if places.contains(&place) => {
+                checker.wrong(&key, "is in the list already", "leave one of them out");
+            }
+            Ok(place) => places.push(place),
+        }
+    }
+    places
+}
+
+/// One place of `token_from`, or what is wrong with it and the mend.
+fn place(text: &str, identity: &Identity) -> Result<TokenSource, (String, String)> {
+    let fault = |what: String, hint: &str| Err((what, hint.to_owned()));
+    let (kind, name) = text.split_once(':').map_or((text, None), |(kind, name)| (kind, Some(name)));
+    match (kind, name) {
+        ("authorization", None) => Ok(TokenSource::Authorization),
+        ("cookie", Some(name)) if is_token(name) => Ok(TokenSource::Cookie(name.to_owned())),
+        ("query", Some(name)) if is_query_name(name) => Ok(TokenSource::Query(name.to_owned())),
+        ("header", Some(name)) if name.eq_ignore_ascii_case("authorization") => {
+            fault(format!("{} is not a place of its own", quote(text)), "write \"authorization\"")
+        }
+        ("header", Some(name)) => {
+            if let Some((what, _)) = header_fault(name) {
+                return fault(what, "choose a name of its own, such as X-Session-Token");
+            }
+            let folded = fold(name);
+            let prefixes = identity.reserved_prefixes.iter();
+            let ours = [&identity.openid, &identity.appid, &identity.unionid];
+            if prefixes.map(|prefix| fold(prefix)).any(|prefix| folded.starts_with(&prefix))
+                || ours.into_iter().chain(&identity.session).any(|name| fold(name) == folded)
+            {
+                let what =
+                    format!("`{name}` is removed from every request: [identity] reserves it");
+                return fault(what, "choose a name outside of identity.reserved_prefixes");
+            }
+            Ok(TokenSource::Header(name.to_ascii_lowercase()))
+        }
+        _ => fault(
+            format!("{} names no place for a token", quote(text)),
+            "write \"authorization\", \"cookie:NAME\", \"header:NAME\" or \"query:NAME\"",
+        ),
+    }
+}
+
+/// What needs no encoding in a query (RFC 3986, 2.3), so that it is found as it is written.
+fn is_query_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    !name.is_empty() && name.len() <= 128 && name.bytes().all(fits)
+}
+
+fn signing_keys(
+    written: Option<Vec<file::SigningKey>>,
+    checker: &mut Checker<'_>,
+) -> Vec<SigningKey> {
+    let list = Key::of("session").name("signing_keys");
+    let Some(written) = written else { return Vec::new() };
+    if written.is_empty() {
+        let hint = "leave it out for a key of this process' own, or name one";
+        checker.wrong(&list, "names no key", hint);
+    }
+    let mut keys: Vec<(Option<String>, Option<Zeroizing<String>>)> = Vec::new();
+    for (index, written) in written.into_iter().enumerate() {
+        let key = list.item(index);
+        let id = checker.required(&key.name("id"), written.id, "id = \"2026-11\"");
+        let whose = id.as_deref().filter(|id| is_key_id(id));
+        let whose = whose.map_or_else(|| key.to_string(), |id| format!("key `{id}`"));
+        if id.as_deref().is_some_and(|id| !is_key_id(id)) {
+            let what = "is not 1 to 64 letters, digits, `.`, `_` or `-`";
+            checker.wrong(&key.name("id"), what, "write for example \"2026-11\"");
+        }
+        if id.is_some() && keys.iter().any(|(other, _)| *other == id) {
+            let hint = "the id tells a token's key: give each its own";
+            checker.wrong(&key.name("id"), "is the id of another key already", hint);
+        }
+        let secret = key.name("secret");
+        let source = checker.required(&secret, written.secret, "{ file = \"k1.key\" }");
+        let text = source.and_then(|source| checker.secret(&secret, &source, &whose));
+        if let Some(text) = &text {
+            if keys.iter().any(|(_, other)| other.as_ref() == Some(text)) {
+                let hint = "a rotation needs a fresh key: `wxgate keygen` makes one";
+                checker.wrong(&secret, "is the secret of another key already", hint);
+            }
+            if let Some(what) = key_fault(text) {
+                checker.wrong(&secret, what, "`wxgate keygen` makes a good one");
+            }
+        }
+        keys.push((id, text));
+    }
+    let whole = keys.into_iter().filter_map(|(id, text)| id.zip(text));
+    whole.map(|(id, text)| SigningKey { id, secret: Secret::new(text.to_string()) }).collect()
+}
+
+/// `kid` of a token; it stands in logs and metrics of others too, so it is dull.
+fn is_key_id(id: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=64).contains(&id.len()) && id.bytes().all(fits)
+}
+
+/// What is wrong with the text of a key. The text itself is not told.
+fn key_fault(text: &str) -> Option<&'static str> {
+    if text.starts_with("-----BEGIN") {
+        let good = ed25519_dalek::SigningKey::from_pkcs8_pem(text).is_ok();
+        return (!good).then_some("is a PEM, but not PKCS#8 of an Ed25519 private key");
+    }
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.sort_unstable();
+    bytes.dedup();
+    let lower = Zeroizing::new(text.to_ascii_lowercase());
+    if text.len() < SHORTEST_KEY {
+        Some("is shorter than 32 bytes")
+    } else if bytes.len() < 4 || EXAMPLES.iter().any(|example| lower.contains(example)) {
+        Some("is an example, which everybody knows")
+    } else {
+        None
+    }
+}

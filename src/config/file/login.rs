@@ -1,0 +1,146 @@
+//! `[[apps]]`, `[login]`, `[session]` and `[identity]` as they are written.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::super::AppKind;
+use super::super::source::SecretSource;
+use super::super::value::{Period, Rate};
+
+/// `[[apps]]`
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline, extend("required" = ["appid", "secret"]))]
+pub(crate) struct App {
+    /// The app's id, as WeChat's console shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) appid: Option<String>,
+    /// The app's secret.
+    #[serde(skip_serializing)]
+    pub(crate) secret: Option<SecretSource>,
+    /// What kind of app it is.
+    pub(crate) kind: AppKind,
+}
+
+/// `[login]`
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct Login {
+    /// Where the gateway's own endpoints live. Nothing under it is ever forwarded.
+    pub(crate) prefix: String,
+    /// One bucket per client address over the endpoints that make the gateway call WeChat. Past
+    /// it: 429.
+    pub(crate) rate_limit: LoginRate,
+    /// Whether openid and unionid stand in answers to the client.
+    pub(crate) expose_openid: bool,
+    /// The same appid and code again within it get the same answer, refusals too: a phone that
+    /// lost the reply, a double tap. "0s": off.
+    pub(crate) replay_window: Period,
+}
+
+impl Default for Login {
+    fn default() -> Self {
+        Self {
+            prefix: "/wx".to_owned(),
+            rate_limit: LoginRate {
+                per_ip: Some(Rate { count: 30, period: Duration::from_mins(1) }),
+                burst: Some(30),
+            },
+            expose_openid: true,
+            replay_window: Period(Duration::from_secs(10)),
+        }
+    }
+}
+
+/// A token bucket for callers who have no openid yet.
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct LoginRate {
+    /// So many from each client address, IPv6 by /64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) per_ip: Option<Rate>,
+    /// So many at once. Default: the number of the rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) burst: Option<u32>,
+}
+
+/// `[session]`
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct Session {
+    /// Life of one token, in whole seconds.
+    pub(crate) ttl: Period,
+    /// Life of a session over all refreshes, at least `ttl`.
+    pub(crate) max_age: Period,
+    /// Where sessions live. `memory`: in this process, lost when it ends.
+    pub(crate) store: String,
+    /// Where a request's token is looked for: `authorization`, `cookie:NAME`, `header:NAME` or
+    /// `query:NAME`. The first place that holds something decides; the token is taken off before
+    /// forwarding.
+    pub(crate) token_from: Vec<String>,
+    /// The first signs, all verify. Default: one key is made at each start.
+    #[serde(skip_serializing)]
+    pub(crate) signing_keys: Option<Vec<SigningKey>>,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        let token_from = ["authorization", "cookie:wxgate_session", "header:X-Session-Token"];
+        Self {
+            ttl: Period(Duration::from_hours(2)),
+            max_age: Period(Duration::from_hours(24 * 30)),
+            store: "memory".to_owned(),
+            token_from: token_from.map(str::to_owned).to_vec(),
+            signing_keys: None,
+        }
+    }
+}
+
+/// One of `session.signing_keys`.
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline, extend("required" = ["id", "secret"]))]
+pub(crate) struct SigningKey {
+    /// The key's id: `kid` in tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+    /// An HMAC key of at least 32 bytes, or an Ed25519 key as PKCS#8 PEM; `wxgate keygen` makes one.
+    #[serde(skip_serializing)]
+    pub(crate) secret: Option<SecretSource>,
+}
+
+/// `[identity]`
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct Identity {
+    /// Header that carries the openid.
+    pub(crate) openid: String,
+    /// Header that carries the appid.
+    pub(crate) appid: String,
+    /// Header that carries the unionid, where there is one.
+    pub(crate) unionid: String,
+    /// Header that carries the session's id. Default: not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<String>,
+    /// Every client header whose name begins so is removed, whatever its case and with `_` or `.`
+    /// read as `-`; the names above always are.
+    pub(crate) reserved_prefixes: Vec<String>,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self {
+            openid: "X-WX-OPENID".to_owned(),
+            appid: "X-WX-APPID".to_owned(),
+            unionid: "X-WX-UNIONID".to_owned(),
+            session: None,
+            reserved_prefixes: vec!["X-WX-".to_owned()],
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Answers on their way to the client: the gateway's own, and what is changed on a backend's.
+
+use std::fmt::Write as _;
+
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::connection::Connection;
+use super::forward::Forward;
+use crate::endpoints::answer::Answer;
+use tokio::io::AsyncWriteExt;
+
+/// Tells the client to refresh in time.
+pub(crate) const SESSION_EXPIRES_IN: &str = "X-Session-Expires-In";
+
+/// What the gateway tells the client beside a backend's answer.
+#[derive(Debug, Default)]
+pub(crate) struct Hint {
+    /// Seconds left of the token, within the last tenth of its life.
+    pub(crate) session_expires_in: Option<String>,
+}
+
+impl Hint {
+    /// For the caller of a forwarded request.
+    pub(crate) fn of(forward: &Forward) -> Self {
+        let session_expires_in = forward
+            .caller
+            .as_deref()
+            .and_then(|caller| forward.rules.sessions.expiry_hint(caller))
+            .map(|seconds| seconds.to_string());
+        Self { session_expires_in }
+    }
+}
+
+/// Takes off what is about the upstream's connection (RFC 9110 section 7.6.1). `Transfer-Encoding`
+/// stays: it tells Pingora how to frame the answer, and it frames it anew.
+pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
+    const NAMES: [&str; 7] = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "te",
+        "trailer",
+        "upgrade",
+    ];
+    let nominated: Vec<String> = response
+        .headers
+        .get_all("connection")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .filter(|name| !matches!(name.as_str(), "" | "content-length" | "transfer-encoding"))
+        .collect();
+    for name in NAMES.iter().copied().chain(nominated.iter().map(String::as_str)) {
+        response.remove_header(name);
+    }
+}
+
+/// Whether the connection may carry another request after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// It may.
+    KeepAlive,
+    /// It is closed.
+    Close,
+}
+
+/// Writes one of the gateway's own answers on an HTTP/1 connection; returns the bytes of its body.
+pub(crate) async fn write_to_connection(
+    connection: &mut Connection,
+    answer: &Answer,
+    method: &str,
+    after: After,
+) -> std::io::Result<u64> {
+    let reason = http::StatusCode::from_u16(answer.status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or_default();
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", answer.status);
+    for (name, value) in &answer.headers {
+        // Values are ours or were checked, and still no line may be smuggled in by one.
+        if !value.bytes().any(|byte| byte.is_ascii_control()) {
+            write_line(&mut head, name, value);
+        }
+    }
+    if answer.status != 204 {
+        write_line(&mut head, "Content-Length", &answer.body.len().to_string());
+    }
+    write_line(&mut head, "Date", &crate::clock::http_date());
+    let connection_word = match after {
+        After::KeepAlive => "keep-alive",
+        After::Close => "close",
+    };
+    write_line(&mut head, "Connection", connection_word);
+    head.push_str("\r\n");
+    connection.write_all(head.as_bytes()).await?;
+    let body: &[u8] = if method == "HEAD" { &[] } else { &answer.body };
+    connection.write_all(body).await?;
+    connection.flush().await?;
+    Ok(body.len() as u64)
+}
+
+fn write_line(head: &mut String, name: &str, value: &str) {
+    // Writing to a String cannot fail.
+    let _ = write!(head, "{name}: {value}\r\n");
+}
+
+/// Writes one of the gateway's own answers where Pingora holds the connection.
+pub(crate) async fn write_to_session(session: &mut Session, answer: Answer) -> pingora::Result<()> {
+    let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 1))?;
+    for (name, value) in answer.headers {
+        head.append_header(name, value)?;
+    }
+    head.insert_header(http::header::CONTENT_LENGTH, answer.body.len())?;
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(answer.body.into()), true).await
+}

@@ -1,0 +1,313 @@
+//! A client's connection, which hands out one request at a time.
+//!
+//! The head is read here, under one deadline for the whole of it, and checked before anybody acts
+//! on it. Whoever then serves the request (Pingora's proxy) reads from this value as from a socket
+//! and gets exactly the bytes of this request: what the client sent ahead stays here for the next
+//! one, so that pipelined requests are neither lost nor mistaken for a body.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::chunked::ChunkedEnd;
+
+/// Most bytes that are read ahead of what the current request may have.
+const READ_AHEAD: usize = 16 * 1024;
+/// Writes are gathered up to this many bytes, so that a small answer is one packet.
+const WRITE_BUFFER: usize = 8 * 1024;
+
+/// What the current request may still read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Window {
+    /// This many bytes: the head, and a body of known length.
+    Bytes(u64),
+    /// This many bytes of head, then a chunked body to its end.
+    Chunked(u64, ChunkedEnd),
+    /// All that comes: the connection is upgraded, and will not be used again.
+    Open,
+}
+
+/// A client's connection over TCP.
+pub(crate) struct Connection {
+    socket: TcpStream,
+    peer: SocketAddr,
+    /// Bytes that were read from the socket and not yet handed out.
+    ahead: BytesMut,
+    /// Bytes that are to be written at the next flush.
+    behind: BytesMut,
+    window: Window,
+    end_of_input: bool,
+    digest: Arc<SocketDigest>,
+}
+
+impl fmt::Debug for Connection {
+    // What was read ahead holds tokens, so the buffers are never printed.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Takes an accepted socket.
+    pub(crate) fn new(socket: TcpStream, peer: SocketAddr) -> Self {
+        // Answers are written whole, so waiting for more to send only delays them.
+        if let Err(error) = socket.set_nodelay(true) {
+            log::debug!("TCP_NODELAY could not be set: {error}");
+        }
+        let digest = Arc::new(SocketDigest::from_raw_fd(socket.as_raw_fd()));
+        Self {
+            socket,
+            peer,
+            ahead: BytesMut::new(),
+            behind: BytesMut::new(),
+            window: Window::Bytes(0),
+            end_of_input: false,
+            digest,
+        }
+    }
+
+    /// Who connected: the socket's address, not what a header says.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// What was read from the socket and belongs to no request yet.
+    pub(crate) fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
+
+    /// Drops bytes that belong to no request, such as an empty line before a request line.
+    pub(crate) fn skip(&mut self, count: usize) {
+        self.ahead.advance(count.min(self.ahead.len()));
+    }
+
+    /// Reads more from the socket into [`Connection::ahead`]; 0 is the end of input.
+    pub(crate) async fn read_ahead(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|context| self.poll_read_ahead(context)).await
+    }
+
+    /// Lets the next reader have a request that begins at the first byte of [`Connection::ahead`].
+    pub(crate) fn open(&mut self, window: Window) {
+        self.window = window;
+    }
+
+    /// Whether the last request was read to its end, so that the next one begins here.
+    pub(crate) fn is_at_boundary(&self) -> bool {
+        match self.window {
+            Window::Bytes(left) => left == 0,
+            Window::Chunked(head, end) => head == 0 && end.is_done(),
+            Window::Open => false,
+        }
+    }
+
+    /// Whether the body of the current request is chunked.
+    pub(crate) fn is_chunked(&self) -> bool {
+        matches!(self.window, Window::Chunked(..))
+    }
+
+    /// How many bytes of the current request were not read yet, where that is known.
+    pub(crate) fn remaining(&self) -> Option<u64> {
+        match self.window {
+            Window::Bytes(left) => Some(left),
+            Window::Chunked(..) | Window::Open => None,
+        }
+    }
+
+    /// Frees what an idle connection does not need.
+    pub(crate) fn rest(&mut self) {
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+        if self.behind.is_empty() {
+            self.behind = BytesMut::new();
+        }
+    }
+
+    /// Ends the connection so that the client still gets what was written: a close with unread
+    /// input would make the kernel send a reset, which can overtake the answer.
+    pub(crate) async fn linger(mut self) {
+        const MOST: usize = 256 * 1024;
+        let drain = async {
+            self.flush().await?;
+            self.socket.shutdown().await?;
+            let mut drained = 0;
+            while drained < MOST {
+                self.ahead.clear();
+                match self.read_ahead().await? {
+                    0 => break,
+                    count => drained += count,
+                }
+            }
+            io::Result::Ok(())
+        };
+        // Whoever does not stop sending within a second gets the reset.
+        match tokio::time::timeout(std::time::Duration::from_secs(1), drain).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => log::debug!("connection ended: {error}"),
+        }
+    }
+
+    fn poll_read_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.end_of_input {
+            return Poll::Ready(Ok(0));
+        }
+        if self.ahead.capacity() - self.ahead.len() < 1024 {
+            self.ahead.reserve(4 * 1024);
+        }
+        let before = self.ahead.len();
+        ready!(self.poll_fill(context))?;
+        let read = self.ahead.len() - before;
+        self.end_of_input = read == 0;
+        Poll::Ready(Ok(read))
+    }
+
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.socket.poll_read_ready(context))?;
+            match self.socket.try_read_buf(&mut self.ahead) {
+                Ok(_) => return Poll::Ready(Ok(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// How many of the bytes at hand the current request may have; counts them as handed out.
+    fn grant(&mut self, most: usize) -> io::Result<usize> {
+        let at_hand = self.ahead.len().min(most);
+        match &mut self.window {
+            Window::Open => Ok(at_hand),
+            Window::Bytes(left) => {
+                let granted = at_hand.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= granted as u64;
+                Ok(granted)
+            }
+            Window::Chunked(head, end) => {
+                if *head > 0 {
+                    let granted = at_hand.min(usize::try_from(*head).unwrap_or(usize::MAX));
+                    *head -= granted as u64;
+                    return Ok(granted);
+                }
+                let bytes = self.ahead.get(..at_hand).unwrap_or_default();
+                end.advance(bytes).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))
+            }
+        }
+    }
+
+    fn poll_flush_behind(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.behind.is_empty() {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(context, &self.behind))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.behind.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.is_at_boundary() {
+                // The request is read. A reader that goes on asking wants to know whether the
+                // client is still there: the end of input is told, the next request is not.
+                if this.ahead.len() >= READ_AHEAD {
+                    return Poll::Pending;
+                }
+                if ready!(this.poll_read_ahead(context))? == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            if this.ahead.is_empty() && ready!(this.poll_read_ahead(context))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let granted = this.grant(buffer.remaining())?;
+            buffer.put_slice(this.ahead.get(..granted).unwrap_or_default());
+            this.ahead.advance(granted);
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.behind.len() + bytes.len() > WRITE_BUFFER {
+            ready!(this.poll_flush_behind(context))?;
+        }
+        if bytes.len() > WRITE_BUFFER {
+            return Pin::new(&mut this.socket).poll_write(context, bytes);
+        }
+        this.behind.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_flush_behind(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_flush_behind(context))?;
+        Pin::new(&mut this.socket).poll_shutdown(context)
+    }
+}
+
+#[async_trait::async_trait]
+impl Shutdown for Connection {
+    async fn shutdown(&mut self) {
+        if let Err(error) = AsyncWriteExt::shutdown(self).await {
+            log::debug!("connection ended: {error}");
+        }
+    }
+}
+
+impl UniqueID for Connection {
+    fn id(&self) -> UniqueIDType {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Ssl for Connection {}
+impl Peek for Connection {}
+
+impl GetTimingDigest for Connection {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Connection {
+    fn get_proxy_digest(&self) -> Option<Arc<pingora::protocols::raw_connect::ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Connection {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+}

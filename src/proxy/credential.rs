@@ -1,0 +1,146 @@
+//! The one token of a request: where it is looked for, and how it is taken off before forwarding.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use super::head::{Headers, RequestHead};
+use crate::config::TokenSource;
+use crate::identity::headers::folds_to;
+
+/// What a request shows of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credential<'a> {
+    /// Nothing: a guest.
+    None,
+    /// A token, to be verified. Several different ones in one place are joined, which no verifier
+    /// takes: nobody may choose which of them counts.
+    Token(Cow<'a, str>),
+}
+
+/// A request with more than one `Authorization`: nobody knows which one counts.
+#[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
+#[error("more than one Authorization header")]
+pub(crate) struct TwoAuthorizations;
+
+/// Looks for the token in `places`; the first place that holds something decides.
+pub(crate) fn find<'a>(
+    head: &RequestHead<'a>,
+    places: &[TokenSource],
+) -> Result<Credential<'a>, TwoAuthorizations> {
+    if head.headers.get_all("authorization").count() > 1 {
+        return Err(TwoAuthorizations);
+    }
+    for place in places {
+        let found = match place {
+            TokenSource::Authorization => bearer(head.headers).map(Cow::Borrowed),
+            TokenSource::Cookie(name) => one(cookies(head.headers)
+                .filter(|(candidate, _)| candidate == name)
+                .map(|(_, value)| value)),
+            TokenSource::Header(name) => one(head
+                .headers
+                .get_all(name)
+                .map(|value| std::str::from_utf8(value).unwrap_or("not text").trim())),
+            TokenSource::Query(name) => query_value(head.target, name),
+        };
+        if let Some(token) = found {
+            return Ok(Credential::Token(token));
+        }
+    }
+    Ok(Credential::None)
+}
+
+/// The credentials of `Authorization: Bearer …`, if there are any.
+pub(crate) fn bearer(headers: Headers<'_>) -> Option<&str> {
+    let value = headers.get_all("authorization").next()?;
+    let (scheme, rest) = value.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"bearer") || !rest.first().is_none_or(|byte| *byte == b' ') {
+        return None;
+    }
+    // What is no text is no token either, but it is something, and so it is refused.
+    let token = std::str::from_utf8(rest).unwrap_or("not text").trim();
+    Some(token).filter(|token| !token.is_empty())
+}
+
+/// The one value of a place; empty ones hold nothing.
+fn one<'a>(values: impl Iterator<Item = &'a str>) -> Option<Cow<'a, str>> {
+    let mut found: Option<Cow<'a, str>> = None;
+    for value in values.filter(|value| !value.is_empty()) {
+        match &mut found {
+            None => found = Some(Cow::Borrowed(value)),
+            Some(first) if first.as_ref() == value => {}
+            Some(first) => {
+                let joined = first.to_mut();
+                joined.push(' ');
+                joined.push_str(value);
+            }
+        }
+    }
+    found
+}
+
+fn cookies<'a>(headers: Headers<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    headers
+        .get_all("cookie")
+        .filter_map(|value| std::str::from_utf8(value).ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.trim(), value.trim().trim_matches('"')))
+}
+
+fn query_value<'a>(target: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    let (_, query) = target.split_once('?')?;
+    let values: Vec<String> = query
+        .split('&')
+        .filter(|pair| is_parameter(pair, name))
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(_, value)| percent_decode_str(value).decode_utf8_lossy().into_owned())
+        .collect();
+    one(values.iter().map(String::as_str)).map(|value| Cow::Owned(value.into_owned()))
+}
+
+fn is_parameter(pair: &str, name: &str) -> bool {
+    let written = pair.split_once('=').map_or(pair, |(name, _)| name);
+    written == name || percent_decode_str(written).eq(name.bytes())
+}
+
+/// The query without the token's parameter; `None` where nothing is to be taken off.
+pub(crate) fn query_without(query: &str, places: &[TokenSource]) -> Option<String> {
+    let is_token = |pair: &&str| {
+        places
+            .iter()
+            .any(|place| matches!(place, TokenSource::Query(name) if is_parameter(pair, name)))
+    };
+    if !query.split('&').any(|pair| is_token(&pair)) {
+        return None;
+    }
+    Some(query.split('&').filter(|pair| !is_token(pair)).collect::<Vec<_>>().join("&"))
+}
+
+/// A `Cookie` value without the gateway's cookie; `None` where nothing is to be taken off, and an
+/// empty text where nothing else was in it.
+pub(crate) fn cookie_without(value: &[u8], places: &[TokenSource]) -> Option<Vec<u8>> {
+    let is_token = |pair: &[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        places
+            .iter()
+            .any(|place| matches!(place, TokenSource::Cookie(cookie) if cookie.as_bytes() == name))
+    };
+    if !value.split(|byte| *byte == b';').any(is_token) {
+        return None;
+    }
+    let kept: Vec<&[u8]> = value
+        .split(|byte| *byte == b';')
+        .filter(|pair| !is_token(pair) && !pair.trim_ascii().is_empty())
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    Some(kept.join(&b"; "[..]))
+}
+
+/// Whether a header is one that carries the gateway's token, in any spelling that a backend folds
+/// onto it.
+pub(crate) fn is_token_header(name: &[u8], places: &[TokenSource]) -> bool {
+    places
+        .iter()
+        .any(|place| matches!(place, TokenSource::Header(header) if folds_to(name, header)))
+}

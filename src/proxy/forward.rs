@@ -1,0 +1,192 @@
+//! A request as the upstream gets it: which of the client's headers pass, and what is said of the
+//! client besides. Both lanes write it; this page decides it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::client::Client;
+use super::credential;
+use super::head::{Headers, RequestHead};
+use super::rules::Rules;
+use crate::identity::headers::folds_to;
+use crate::route::table::Route;
+use crate::session::Verified;
+
+/// A request that may be forwarded: where to and as whom.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    /// The rules that admitted it.
+    pub(crate) rules: Arc<Rules>,
+    /// The route that it falls under.
+    pub(crate) route: Arc<Route>,
+    /// Who is calling; `None` on a public route and for a guest.
+    pub(crate) caller: Option<Arc<Verified>>,
+    /// Path and query as the upstream gets them.
+    pub(crate) target: String,
+    /// `Host` as the upstream gets it: the client's.
+    pub(crate) host: String,
+    /// Where the request came from.
+    pub(crate) client: Client,
+    /// Whether this asks for a WebSocket.
+    pub(crate) websocket: bool,
+    /// Whether `Authorization` holds a token of ours and is taken off.
+    pub(crate) takes_authorization: bool,
+    /// Header names that `Connection` names, lower case: they end here (RFC 9110 section 7.6.1).
+    pub(crate) nominated: Vec<String>,
+    /// Largest body that the route takes; `None`: any.
+    pub(crate) max_body_bytes: Option<u64>,
+}
+
+/// What becomes of one of the client's headers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It goes on as it came.
+    Pass,
+    /// It ends here.
+    Drop,
+    /// It goes on with this value.
+    Replace(Vec<u8>),
+}
+
+/// Headers that are about one connection (RFC 9110 section 7.6.1), and those that frame a message
+/// or name its target: whoever forwards writes them itself.
+const HOP_BY_HOP: [&str; 11] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    // PHP shows `Proxy` as HTTP_PROXY, which HTTP clients take for a setting (httpoxy).
+    "proxy",
+];
+
+/// Headers that say where a request came from; the gateway writes the first four itself.
+const FORWARDED: [&str; 6] = [
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-request-id",
+    "forwarded",
+    "x-real-ip",
+];
+
+/// Framing that a backend may read out of a look-alike name.
+const FRAMING: [&str; 3] = ["content-length", "transfer-encoding", "host"];
+
+impl Forward {
+    /// Decides about one header of the client. `Host`, `Content-Length` and `Expect` are left to
+    /// the lane, which frames the message.
+    pub(crate) fn fate(&self, name: &[u8], value: &[u8]) -> Fate {
+        if self.rules.headers.is_reserved(name) || self.is_forwarded(name) || is_look_alike(name) {
+            return Fate::Drop;
+        }
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        if HOP_BY_HOP.iter().any(|hop| is(hop)) || self.nominated.iter().any(|named| is(named)) {
+            return Fate::Drop;
+        }
+        let places = &self.rules.config.session.token_from;
+        if (is("authorization") && self.takes_authorization)
+            || credential::is_token_header(name, places)
+        {
+            return Fate::Drop;
+        }
+        if is("cookie") {
+            return match credential::cookie_without(value, places) {
+                None => Fate::Pass,
+                Some(rest) if rest.is_empty() => Fate::Drop,
+                Some(rest) => Fate::Replace(rest),
+            };
+        }
+        Fate::Pass
+    }
+
+    fn is_forwarded(&self, name: &[u8]) -> bool {
+        FORWARDED.iter().any(|forwarded| {
+            let is_plain = name.eq_ignore_ascii_case(forwarded.as_bytes());
+            let passes = is_plain
+                && self.client.behind_trusted_proxy
+                && matches!(*forwarded, "forwarded" | "x-real-ip");
+            !passes && folds_to(name, forwarded)
+        })
+    }
+
+    /// What the gateway adds: the identity last, so that nothing stands after it.
+    pub(crate) fn additions(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let client = &self.client;
+        let host = Some(client.forwarded_host.as_str()).filter(|host| !host.is_empty());
+        [
+            ("X-Request-Id", client.request_id.as_str()),
+            ("X-Forwarded-For", client.forwarded_for.as_str()),
+            ("X-Forwarded-Proto", client.forwarded_proto.as_str()),
+        ]
+        .into_iter()
+        .chain(host.map(|host| ("X-Forwarded-Host", host)))
+        .chain(self.rules.headers.vouch(self.caller.as_deref().map(|caller| &caller.identity)))
+        .map(|(name, value)| (name, Cow::Borrowed(value)))
+    }
+}
+
+/// A name that is not a framing header but that a backend may fold onto one.
+fn is_look_alike(name: &[u8]) -> bool {
+    FRAMING
+        .iter()
+        .any(|framing| folds_to(name, framing) && !name.eq_ignore_ascii_case(framing.as_bytes()))
+}
+
+/// What `Connection` names besides its own words. A name that must reach the upstream whatever
+/// the client says (who is calling, where it came from, how the message is framed) is not taken.
+pub(crate) fn nominated(headers: Headers<'_>) -> Vec<String> {
+    const KEPT: [&str; 12] = [
+        "close",
+        "host",
+        "content-length",
+        "content-type",
+        "authorization",
+        "cookie",
+        "expect",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-request-id",
+        "content-encoding",
+    ];
+    headers
+        .get_all("connection")
+        .filter_map(|value| std::str::from_utf8(value).ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .filter(|name| !name.is_empty() && !KEPT.contains(&name.as_str()))
+        .collect()
+}
+
+/// Path and query as the upstream gets them; `path` is the normalised one, parameters and all.
+pub(crate) fn target(head: &RequestHead<'_>, path: &str, rules: &Rules, route: &Route) -> String {
+    let path = route.upstream_path(path);
+    let Some((_, query)) = head.target.split_once('?') else {
+        return path.to_owned();
+    };
+    match credential::query_without(query, &rules.config.session.token_from) {
+        None => format!("{path}?{query}"),
+        Some(rest) if rest.is_empty() => path.to_owned(),
+        Some(rest) => format!("{path}?{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_cannot_name_away_what_must_arrive() {
+        let lines = [httparse::Header {
+            name: "Connection",
+            value: b"close, X-Custom, Host, Cookie, X-Forwarded-For,,content-length",
+        }];
+        assert_eq!(nominated(Headers(&lines)), ["x-custom"]);
+    }
+}

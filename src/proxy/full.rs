@@ -1,0 +1,402 @@
+//! The full lane: Pingora's proxy, one short function per phase. It carries out what `admit`
+//! decided; nothing is decided here but what can only be known once the upstream was asked.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::{Error, ErrorSource, ErrorType, ImmutStr, Result};
+
+use super::answering::{self, Hint};
+use super::exchange::Exchange;
+use super::forward::{Fate, Forward};
+use super::reject;
+use crate::endpoints::answer::Refusal;
+use crate::upstream::{PickKey, Picked};
+
+/// The full lane. It has no state of its own: all of it comes with the request.
+#[derive(Debug)]
+pub struct FullLane;
+
+/// An admitted request, handed to Pingora with the connection.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    /// What is to be forwarded.
+    pub(crate) forward: Box<Forward>,
+    /// Its account.
+    pub(crate) exchange: Exchange,
+}
+
+/// What the phases of one request share.
+#[derive(Debug, Default)]
+pub struct Passage {
+    admitted: Option<Admitted>,
+    /// Servers that were tried, by position.
+    tried: Vec<usize>,
+    attempt: Option<Attempt>,
+    /// Why the gateway itself ends the request.
+    refusal: Option<Refusal>,
+    received: u64,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    picked: Picked,
+    begun: Instant,
+    counted: bool,
+}
+
+fn not_admitted() -> Box<Error> {
+    Error::explain(ErrorType::InternalError, ImmutStr::from("a request that was not admitted"))
+}
+
+impl Passage {
+    fn forward(&self) -> Result<&Forward> {
+        self.admitted.as_ref().map(|admitted| &*admitted.forward).ok_or_else(not_admitted)
+    }
+
+    /// Counts how the attempt under way ended, once.
+    fn count_attempt(&mut self, code: &str) {
+        let (Some(admitted), Some(attempt)) = (&self.admitted, &mut self.attempt) else {
+            return;
+        };
+        if std::mem::replace(&mut attempt.counted, true) {
+            return;
+        }
+        let rules = &admitted.forward.rules;
+        let name = rules
+            .upstreams
+            .get(admitted.forward.route.upstream)
+            .map_or("", |upstream| upstream.config.name.as_str());
+        let metrics = &rules.metrics;
+        metrics
+            .upstream_requests
+            .with_label_values(&[name, attempt.picked.server.name(), code])
+            .inc();
+        metrics
+            .upstream_request_duration
+            .with_label_values(&[name])
+            .observe(attempt.begun.elapsed().as_secs_f64());
+    }
+
+    /// Ends the request with a refusal of the gateway's own.
+    fn refuse(&mut self, refusal: Refusal) -> Box<Error> {
+        self.refusal = Some(refusal);
+        Error::explain(ErrorType::InternalError, ImmutStr::from("refused by the gateway"))
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for FullLane {
+    type CTX = Passage;
+
+    fn new_ctx(&self) -> Passage {
+        Passage::default()
+    }
+
+    fn on_connection_reuse(
+        &self,
+        _session: &mut Session,
+        passage: &mut Passage,
+        admitted: Box<dyn Any + Send + Sync>,
+    ) {
+        passage.admitted = admitted.downcast::<Admitted>().ok().map(|admitted| *admitted);
+    }
+
+    async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
+        let websocket = passage.forward()?.websocket;
+        let request = session.req_header_mut();
+        // What `Connection` names was read by `admit`; Pingora would refuse some of it. An
+        // `Upgrade` to anything but WebSocket is a wish that need not be granted.
+        request.remove_header(&http::header::CONNECTION);
+        request.remove_header(&http::header::EXPECT);
+        if !websocket {
+            request.remove_header(&http::header::UPGRADE);
+        }
+        Ok(false)
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        passage: &mut Passage,
+    ) -> Result<Box<HttpPeer>> {
+        let forward = passage.forward()?;
+        let upstream =
+            forward.rules.upstreams.get(forward.route.upstream).ok_or_else(not_admitted)?;
+        let key = PickKey {
+            openid: forward.caller.as_deref().map(|caller| caller.identity.openid.as_str()),
+            client: forward.client.address,
+        };
+        let Ok(picked) = upstream.pick(key, &passage.tried) else {
+            return Err(passage.refuse(Refusal::upstream_unavailable()));
+        };
+        let mut peer = HttpPeer::new(picked.address, false, String::new());
+        let options = &mut peer.options;
+        options.connection_timeout = Some(upstream.config.connect_timeout);
+        options.total_connection_timeout = Some(upstream.config.connect_timeout);
+        options.read_timeout = Some(upstream.config.read_timeout);
+        options.write_timeout = Some(upstream.config.write_timeout);
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
+        let name = Arc::from(upstream.config.name.as_str());
+        let server = Arc::from(picked.server.name());
+        if !passage.tried.is_empty() {
+            let retries = &forward.rules.metrics.upstream_retries;
+            retries.with_label_values(&[&name, &server]).inc();
+        }
+        passage.tried.push(picked.index);
+        if let Some(admitted) = &mut passage.admitted {
+            admitted.exchange.server = Some((name, server));
+        }
+        passage.attempt = Some(Attempt { picked, begun: Instant::now(), counted: false });
+        Ok(Box::new(peer))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&pingora::protocols::Digest>,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        if let Some(attempt) = &passage.attempt {
+            attempt.picked.connected();
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        let forward = passage.forward()?;
+        request.set_raw_path(forward.target.as_bytes())?;
+        rewrite(request, forward)?;
+        let host = match (forward.host.as_str(), &passage.attempt) {
+            ("", Some(attempt)) => attempt.picked.server.name(),
+            (host, _) => host,
+        };
+        request.insert_header(http::header::HOST, host)?;
+        if forward.websocket {
+            request.insert_header(http::header::CONNECTION, "Upgrade")?;
+            request.insert_header(http::header::UPGRADE, "websocket")?;
+        } else if session.is_body_empty() && request.headers.get("content-length").is_none() {
+            request.remove_header(&http::header::TRANSFER_ENCODING);
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        // An empty last chunk would be written as the last chunk twice.
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
+        passage.received += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let forward = passage.forward()?;
+        if forward.max_body_bytes.is_some_and(|most| passage.received > most) && !forward.websocket
+        {
+            return Err(passage.refuse(Refusal::content_too_large()));
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        let status = response.status.as_u16();
+        let forward = passage.forward()?;
+        if status == 101 {
+            if !forward.websocket {
+                return Err(passage.refuse(Refusal::bad_gateway()));
+            }
+            passage.count_attempt("101");
+            return Ok(());
+        }
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        answering::strip_hop_by_hop(response);
+        let hint = Hint::of(forward);
+        if let Some(seconds) = hint.session_expires_in {
+            response.insert_header(answering::SESSION_EXPIRES_IN, seconds)?;
+        }
+        if !response.headers.contains_key("x-request-id") {
+            response.insert_header("X-Request-Id", forward.client.request_id.as_str())?;
+        }
+        if forward.websocket {
+            // The client's bytes were let through to make way for a WebSocket that is not coming.
+            session.set_keepalive(None);
+        }
+        passage.count_attempt(&status.to_string());
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        passage: &mut Passage,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        if let Some(attempt) = &passage.attempt {
+            attempt.picked.failed_to_connect();
+        }
+        passage.count_attempt("connect");
+        // Nothing was sent, so any method may be tried elsewhere.
+        error.set_retry(may_try_again(passage));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        passage: &mut Passage,
+        _client_reused: bool,
+    ) -> Box<Error> {
+        let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+        if error.esource() == &ErrorSource::Upstream {
+            passage.count_attempt(if timed_out { "timeout" } else { "reset" });
+        }
+        // An answer that is late may still be on its way: the request was taken.
+        let unanswered = session.response_written().is_none() && !timed_out;
+        let repeatable = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && passage.refusal.is_none();
+        let ours = error.esource() == &ErrorSource::Upstream;
+        error.set_retry(ours && unanswered && repeatable && may_try_again(passage));
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        passage: &mut Passage,
+    ) -> FailToProxy {
+        let refusal = passage.refusal.take().or_else(|| reject::of_pingora(error));
+        let written =
+            session.response_written().is_some_and(|head| !head.status.is_informational());
+        let (Some(refusal), false) = (refusal, written) else {
+            // The client went away, or has the beginning of an answer: it is cut off, so that
+            // nobody takes half of it for the whole.
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        let request_id = passage
+            .admitted
+            .as_ref()
+            .map(|admitted| admitted.exchange.request_id.clone())
+            .unwrap_or_default();
+        session.set_keepalive(None);
+        let answer = refusal.into_answer(&request_id);
+        let status = answer.status;
+        if let Err(error) = answering::write_to_session(session, answer).await {
+            log::debug!("an answer could not be written: {}", error.etype().as_str());
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, passage: &mut Passage) {
+        let status = session.response_written().map_or(499, |head| head.status.as_u16());
+        passage.count_attempt("aborted");
+        if let (Some(error), Some(admitted)) = (error, &passage.admitted) {
+            reject::log_pingora(error, status, &admitted.exchange);
+        }
+        let received = passage.received;
+        if let Some(mut admitted) = passage.admitted.take() {
+            admitted.exchange.status = status;
+            admitted.exchange.bytes_in = received;
+            admitted.exchange.bytes_out = session.body_bytes_sent() as u64;
+        }
+    }
+
+    // Pingora's own lines hold paths and queries; ours are written by `logging`.
+    fn suppress_error_log(&self, _: &Session, _: &Passage, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Passage,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+
+    fn request_summary(&self, _: &Session, passage: &Passage) -> String {
+        passage
+            .admitted
+            .as_ref()
+            .map(|admitted| admitted.exchange.request_id.clone())
+            .unwrap_or_default()
+    }
+}
+
+fn may_try_again(passage: &Passage) -> bool {
+    passage.forward().ok().and_then(|forward| {
+        let upstream = forward.rules.upstreams.get(forward.route.upstream)?;
+        Some(passage.tried.len() <= upstream.config.retries as usize)
+    }) == Some(true)
+}
+
+/// Scrubs the client's headers and writes the gateway's. Runs once per attempt, on a fresh copy.
+fn rewrite(request: &mut RequestHeader, forward: &Forward) -> Result<()> {
+    let mut dropped = Vec::new();
+    let mut replaced = Vec::new();
+    for name in request.headers.keys() {
+        let mut values = Vec::new();
+        let mut changed = false;
+        for value in request.headers.get_all(name) {
+            match forward.fate(name.as_str().as_bytes(), value.as_bytes()) {
+                Fate::Pass => values.push(value.clone()),
+                Fate::Drop => changed = true,
+                Fate::Replace(bytes) => {
+                    changed = true;
+                    if let Ok(value) = http::HeaderValue::from_bytes(&bytes) {
+                        values.push(value);
+                    }
+                }
+            }
+        }
+        if changed && values.is_empty() {
+            dropped.push(name.clone());
+        } else if changed {
+            replaced.push((name.clone(), values));
+        }
+    }
+    for name in &dropped {
+        request.remove_header(name);
+    }
+    for (name, values) in replaced {
+        request.remove_header(&name);
+        for value in values {
+            request.append_header(name.clone(), value)?;
+        }
+    }
+    for (name, value) in forward.additions() {
+        // Names are the configuration's: kept as it spells them.
+        request.insert_header(name.to_owned(), value.as_ref())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,382 @@
+//! One request head: read under a deadline, bounded, and exactly as RFC 9112 writes it.
+//!
+//! This is the gate in front of both lanes. What two parsers could read differently does not pass:
+//! a bare LF, a folded line, a second Host, a Content-Length beside a Transfer-Encoding. So what
+//! the gateway decides about is what the upstream sees.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::chunked::ChunkedEnd;
+use super::connection::{Connection, Window};
+use crate::endpoints::answer::Refusal;
+
+/// Longest request line: method, target and version.
+const MAX_REQUEST_LINE: usize = 8 * 1024;
+/// Most header lines of a request.
+const MAX_HEADERS: usize = 100;
+/// Longest method that anything registered has (UPDATEREDIRECTREF), and some room.
+const MAX_METHOD: usize = 24;
+
+/// Bounds on a request head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadLimits {
+    /// Bytes of the whole head; more: 431.
+    pub(crate) max_bytes: usize,
+    /// From the first byte of the head to the last; longer: 408.
+    pub(crate) timeout: Duration,
+    /// Until the first byte comes; longer: closed without a word.
+    pub(crate) idle: Duration,
+}
+
+/// How reading a head ended without one.
+#[derive(Debug)]
+pub(crate) enum NoHead {
+    /// The client went away, or never said anything.
+    Closed,
+    /// What came is refused; the connection cannot be used further.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for NoHead {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The headers of a request, as they were parsed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Headers<'a>(pub(crate) &'a [httparse::Header<'a>]);
+
+impl<'a> Headers<'a> {
+    /// Every value of a header, in order.
+    pub(crate) fn get_all(self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.0
+            .iter()
+            .filter(move |line| line.name.eq_ignore_ascii_case(name))
+            .map(|line| line.value)
+    }
+
+    /// The first value of a header, if it is text. `name` is lower case.
+    pub(crate) fn text(self, name: &str) -> Option<&'a str> {
+        self.get_all(name).next().and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// Whether a comma-separated header holds a token.
+    pub(crate) fn lists(self, name: &str, token: &str) -> bool {
+        self.get_all(name)
+            .flat_map(|value| value.split(|byte| *byte == b','))
+            .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    }
+}
+
+/// A request head that passed the gate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestHead<'a> {
+    /// Upper-case letters, `-` or `_`.
+    pub(crate) method: &'a str,
+    /// Path and query: begins with `/`.
+    pub(crate) target: &'a str,
+    /// Host and port as the client wrote them; empty only in HTTP/1.0 and where the client sent
+    /// no Host.
+    pub(crate) host: &'a str,
+    /// HTTP/1.0, 1.1 or 2.
+    pub(crate) version: http::Version,
+    /// In the client's order.
+    pub(crate) headers: Headers<'a>,
+}
+
+impl RequestHead<'_> {
+    /// Whether this asks for a WebSocket (RFC 6455 section 4.1). Nothing about authentication
+    /// hangs on it.
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.method == "GET"
+            && self.version == http::Version::HTTP_11
+            && self.headers.lists("connection", "upgrade")
+            && self.headers.get_all("upgrade").count() == 1
+            && self.headers.lists("upgrade", "websocket")
+    }
+}
+
+/// Reads until the first byte of [`Connection::ahead`] begins a whole head; returns its length.
+pub(crate) async fn read_head(
+    connection: &mut Connection,
+    limits: HeadLimits,
+    draining: &mut watch::Receiver<bool>,
+) -> Result<usize, NoHead> {
+    first_byte(connection, Instant::now() + limits.idle, draining).await?;
+    skip_empty_lines(connection, Instant::now() + limits.timeout).await?;
+    let deadline = Instant::now() + limits.timeout;
+    let mut scan = Scan::default();
+    loop {
+        if let Some(length) = scan.find_end(connection.ahead(), limits.max_bytes)? {
+            return Ok(length);
+        }
+        match timeout_at(deadline, connection.read_ahead()).await {
+            Err(_) => return Err(Refusal::request_timeout().into()),
+            Ok(Err(_) | Ok(0)) => return Err(NoHead::Closed),
+            Ok(Ok(_)) => {}
+        }
+    }
+}
+
+/// A connection that stands idle while the process drains is closed, but not at once: a request
+/// may be on its way already, and would be lost.
+const LAST_CALL: Duration = Duration::from_millis(500);
+
+async fn first_byte(
+    connection: &mut Connection,
+    mut deadline: Instant,
+    draining: &mut watch::Receiver<bool>,
+) -> Result<(), NoHead> {
+    let mut told = false;
+    while connection.ahead().is_empty() {
+        tokio::select! {
+            read = timeout_at(deadline, connection.read_ahead()) => match read {
+                Err(_) | Ok(Err(_) | Ok(0)) => return Err(NoHead::Closed),
+                Ok(Ok(_)) => {}
+            },
+            drains = draining.wait_for(|draining| *draining), if !told => {
+                told = true;
+                if drains.is_ok() {
+                    deadline = deadline.min(Instant::now() + LAST_CALL);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// RFC 9112 section 2.2: an empty line before a request line is skipped; a few, not endlessly.
+async fn skip_empty_lines(connection: &mut Connection, deadline: Instant) -> Result<(), NoHead> {
+    for _ in 0..4 {
+        while connection.ahead().len() < 2 {
+            if connection.ahead().first().is_some_and(|byte| *byte != b'\r') {
+                return Ok(());
+            }
+            match timeout_at(deadline, connection.read_ahead()).await {
+                Err(_) | Ok(Err(_) | Ok(0)) => return Err(NoHead::Closed),
+                Ok(Ok(_)) => {}
+            }
+        }
+        if !connection.ahead().starts_with(b"\r\n") {
+            return Ok(());
+        }
+        connection.skip(2);
+    }
+    Err(malformed("more empty lines than a request may begin with"))
+}
+
+fn malformed(what: &'static str) -> NoHead {
+    NoHead::Refused(Refusal::malformed(what))
+}
+
+/// Looks at each byte of a head once, however it was cut up on its way.
+#[derive(Debug, Default)]
+struct Scan {
+    seen: usize,
+    line_start: usize,
+    request_line_over: bool,
+}
+
+impl Scan {
+    fn find_end(&mut self, ahead: &[u8], max_bytes: usize) -> Result<Option<usize>, NoHead> {
+        while let Some(&byte) = ahead.get(self.seen) {
+            let at = self.seen;
+            self.seen += 1;
+            if byte != b'\n' {
+                if !self.request_line_over && self.seen > MAX_REQUEST_LINE {
+                    return Err(Refusal::uri_too_long().into());
+                }
+                if self.seen > max_bytes {
+                    return Err(Refusal::header_fields_too_large().into());
+                }
+                continue;
+            }
+            // A lone LF ends a line for some parsers and not for others.
+            if at == self.line_start || ahead.get(at - 1) != Some(&b'\r') {
+                return Err(malformed("a line that ends in a bare LF"));
+            }
+            if at == self.line_start + 1 {
+                return Ok(Some(self.seen));
+            }
+            self.request_line_over = true;
+            self.line_start = self.seen;
+        }
+        Ok(None)
+    }
+}
+
+/// Parses a head that [`read_head`] found, checks it, and gives it to `then` together with the
+/// window that lets exactly this request be read.
+pub(crate) fn with_head<R>(
+    bytes: &[u8],
+    then: impl FnOnce(RequestHead<'_>, Window) -> R,
+) -> Result<R, Refusal> {
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut lines);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::header_fields_too_large()),
+        Ok(_) | Err(_) => return Err(Refusal::malformed("not an HTTP request")),
+    }
+    let (Some(method), Some(target), Some(version)) =
+        (request.method, request.path, request.version)
+    else {
+        return Err(Refusal::malformed("not an HTTP request"));
+    };
+    let headers = Headers(request.headers);
+    let version = if version == 0 { http::Version::HTTP_10 } else { http::Version::HTTP_11 };
+    check_bytes(bytes)?;
+    check_method(method)?;
+    let host = host(headers, version)?;
+    let target = origin_form(method, target, host)?;
+    let head = RequestHead { method, target, host, version, headers };
+    let window = window(&head, bytes.len() as u64)?;
+    Ok(then(head, window))
+}
+
+/// CR only before LF: httparse lets a lone CR pass where it skips white space.
+fn check_bytes(bytes: &[u8]) -> Result<(), Refusal> {
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\r') {
+        if rest.get(at + 1) != Some(&b'\n') {
+            return Err(Refusal::malformed("a lone CR"));
+        }
+        rest = rest.get(at + 2..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// A method of letters; CONNECT and TRACE are methods too, and refused with 405 later.
+pub(crate) fn check_method(method: &str) -> Result<(), Refusal> {
+    let known = |byte: u8| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_';
+    if method.len() <= MAX_METHOD && method.bytes().all(known) {
+        Ok(())
+    } else {
+        Err(Refusal::malformed("not a method"))
+    }
+}
+
+/// The one Host of a request (RFC 9112 section 3.2).
+fn host(headers: Headers<'_>, version: http::Version) -> Result<&str, Refusal> {
+    let mut hosts = headers.get_all("host");
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host,
+        (None, _) if version == http::Version::HTTP_10 => return Ok(""),
+        (None, _) => return Err(Refusal::malformed("no Host")),
+        (Some(_), Some(_)) => return Err(Refusal::malformed("more than one Host")),
+    };
+    match std::str::from_utf8(host) {
+        Ok(host) if is_authority(host) => Ok(host),
+        _ => Err(Refusal::malformed("a Host that is no host")),
+    }
+}
+
+/// `host[:port]`, a name, an IPv4 or a bracketed IPv6 address; no user information.
+pub(crate) fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, after)) => {
+                if host.parse::<std::net::Ipv6Addr>().is_err() {
+                    return false;
+                }
+                match after.strip_prefix(':') {
+                    Some(port) => (host, Some(port)),
+                    None if after.is_empty() => (host, None),
+                    None => return false,
+                }
+            }
+            None => return false,
+        },
+        None => {
+            let (host, port) = match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            };
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            if !host.bytes().all(is_name) {
+                return false;
+            }
+            (host, port)
+        }
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with('+');
+    !host.is_empty() && host.len() <= 255 && port.is_none_or(is_port)
+}
+
+/// The target as path and query (RFC 9112 section 3.2): an absolute form is taken if it names the
+/// host that the request is for.
+fn origin_form<'a>(method: &str, target: &'a str, host: &str) -> Result<&'a str, Refusal> {
+    if target.bytes().any(|byte| byte == b'#' || byte <= b' ' || byte == 0x7f) {
+        return Err(Refusal::malformed("a request target with a fragment, space or control byte"));
+    }
+    if target.starts_with('/') {
+        return Ok(target);
+    }
+    if method == "CONNECT" || (method == "OPTIONS" && target == "*") {
+        // CONNECT is refused by its method; `OPTIONS *` asks about the gateway itself.
+        return Ok("/");
+    }
+    let absolute = ["http://", "https://"].iter().find_map(|scheme| {
+        target
+            .get(..scheme.len())
+            .filter(|start| start.eq_ignore_ascii_case(scheme))
+            .and_then(|_| target.get(scheme.len()..))
+    });
+    let Some(rest) = absolute else {
+        return Err(Refusal::malformed("a request target that is no path"));
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
+    if !authority.eq_ignore_ascii_case(host) {
+        return Err(Refusal::malformed("a request target of another host"));
+    }
+    match path {
+        "" => Ok("/"),
+        path if path.starts_with('/') => Ok(path),
+        _ => Err(Refusal::malformed("a request target without a path")),
+    }
+}
+
+/// How far this request reaches (RFC 9112 section 6.3), or why that cannot be said.
+fn window(head: &RequestHead<'_>, length: u64) -> Result<Window, Refusal> {
+    let mut codings = head.headers.get_all("transfer-encoding");
+    let mut lengths = head.headers.get_all("content-length");
+    match (codings.next(), lengths.next()) {
+        (None, None) if head.is_websocket() => Ok(Window::Open),
+        (None, None) => Ok(Window::Bytes(length)),
+        (None, Some(digits)) => {
+            if lengths.next().is_some() {
+                return Err(Refusal::malformed("more than one Content-Length"));
+            }
+            let body = content_length(digits)?;
+            length.checked_add(body).map(Window::Bytes).ok_or_else(not_a_length)
+        }
+        (Some(_), Some(_)) => {
+            Err(Refusal::malformed("Content-Length together with Transfer-Encoding"))
+        }
+        (Some(coding), None) => {
+            let is_chunked = coding.eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+            if is_chunked && head.version == http::Version::HTTP_11 {
+                Ok(Window::Chunked(length, ChunkedEnd::new()))
+            } else {
+                Err(Refusal::malformed("a Transfer-Encoding that is not `chunked`"))
+            }
+        }
+    }
+}
+
+fn not_a_length() -> Refusal {
+    Refusal::malformed("a Content-Length that is no number")
+}
+
+/// `1*DIGIT`, and nothing else that a number parser would take.
+pub(crate) fn content_length(digits: &[u8]) -> Result<u64, Refusal> {
+    if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(not_a_length());
+    }
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(not_a_length)
+}

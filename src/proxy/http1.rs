@@ -1,0 +1,282 @@
+//! An HTTP/1 connection from its first byte to its last: read a head, have it admitted, carry the
+//! decision out, and begin again.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::HttpProxy;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::admit::{Decision, OwnRequest, admit};
+use super::answering::{After, write_to_connection};
+use super::chunked;
+use super::client::{Peer, new_request_id};
+use super::connection::{Connection, Window};
+use super::exchange::Exchange;
+use super::full::{Admitted, FullLane};
+use super::head::{NoHead, RequestHead, read_head, with_head};
+use super::rules::Rules;
+use crate::endpoints::answer::{Answer, Refusal};
+use crate::endpoints::{self, Presented};
+
+/// What every connection of the client listener shares.
+pub struct Gateway {
+    /// The rules in force; a reload swaps them.
+    pub rules: ArcSwap<Rules>,
+    /// Carries out what is forwarded.
+    pub full: Arc<HttpProxy<FullLane>>,
+    /// Turns true when the process drains: then no connection waits for another request.
+    pub draining: watch::Receiver<bool>,
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Gateway").finish_non_exhaustive()
+    }
+}
+
+/// How a request left its connection.
+enum Left {
+    /// The next request may come.
+    Ready(Connection),
+    /// It is closed.
+    Closed,
+}
+
+/// What of a head outlives its bytes.
+struct Asked {
+    method: String,
+    expects_continue: bool,
+    keeps_alive: bool,
+}
+
+/// Serves a connection until it is closed.
+pub async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr) {
+    let mut connection = Connection::new(socket, peer);
+    let mut draining = gateway.draining.clone();
+    loop {
+        let rules = gateway.rules.load_full();
+        let head = read_head(&mut connection, rules.head_limits(), &mut draining).await;
+        // Settings may have changed while the connection stood idle.
+        let rules = gateway.rules.load_full();
+        match one_request(&gateway, &rules, connection, head).await {
+            Left::Ready(next) => connection = next,
+            Left::Closed => return,
+        }
+        connection.rest();
+    }
+}
+
+async fn one_request(
+    gateway: &Gateway,
+    rules: &Arc<Rules>,
+    mut connection: Connection,
+    head: Result<usize, NoHead>,
+) -> Left {
+    let peer = Peer { address: connection.peer().ip(), scheme: "http" };
+    let parsed = match head {
+        Ok(length) => {
+            with_head(connection.ahead().get(..length).unwrap_or_default(), |head, window| {
+                (asked(&head), window, length, admit(rules, &head, peer))
+            })
+        }
+        Err(NoHead::Closed) => return Left::Closed,
+        Err(NoHead::Refused(refusal)) => Err(refusal),
+    };
+    let (mut asked, window, length, (exchange, decision)) = match parsed {
+        Ok(parsed) => parsed,
+        Err(refusal) => return refuse_unread(rules, connection, peer, refusal).await,
+    };
+    asked.keeps_alive &= !*gateway.draining.borrow();
+    if let Decision::Forward(forward) = decision {
+        if asked.expects_continue && send_continue(&mut connection).await.is_err() {
+            return Left::Closed;
+        }
+        connection.open(window);
+        return full_lane(gateway, rules, connection, Admitted { forward, exchange }).await;
+    }
+    // The gateway answers itself, and so the head is read.
+    connection.skip(length);
+    connection.open(body_window(window, length));
+    answer_ourselves(rules, connection, asked, exchange, decision).await
+}
+
+fn asked(head: &RequestHead<'_>) -> Asked {
+    let keeps_alive = if head.version == http::Version::HTTP_10 {
+        head.headers.lists("connection", "keep-alive")
+    } else {
+        !head.headers.lists("connection", "close")
+    };
+    Asked {
+        method: head.method.to_owned(),
+        expects_continue: head.version == http::Version::HTTP_11
+            && head.headers.lists("expect", "100-continue"),
+        keeps_alive,
+    }
+}
+
+/// The window of what follows the head.
+fn body_window(window: Window, length: usize) -> Window {
+    match window {
+        Window::Bytes(bytes) => Window::Bytes(bytes.saturating_sub(length as u64)),
+        Window::Chunked(_, end) => Window::Chunked(0, end),
+        // Whoever asks for a WebSocket and gets an answer sends no body.
+        Window::Open => Window::Bytes(0),
+    }
+}
+
+async fn send_continue(connection: &mut Connection) -> std::io::Result<()> {
+    connection.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+    connection.flush().await
+}
+
+/// Hands the connection to Pingora for one request, and takes it back.
+async fn full_lane(
+    gateway: &Gateway,
+    rules: &Rules,
+    connection: Connection,
+    admitted: Admitted,
+) -> Left {
+    let idle = rules.config.server.idle_timeout;
+    let mut session = ServerSession::new_http1(Box::new(connection));
+    session.set_read_timeout(Some(idle));
+    session.set_write_timeout(Some(idle));
+    session.set_total_drain_timeout(Some(Duration::from_secs(2)));
+    session.set_connection_user_context(Some(Box::new(admitted)));
+    let Some(reused) = gateway.full.process_new_http(session, &gateway.draining).await else {
+        return Left::Closed;
+    };
+    let (stream, _) = reused.consume();
+    match stream.into_any().downcast::<Connection>() {
+        Ok(connection) if connection.is_at_boundary() => Left::Ready(*connection),
+        _ => Left::Closed,
+    }
+}
+
+/// Answers a request that could not even be read; what follows it has no known beginning.
+async fn refuse_unread(
+    rules: &Arc<Rules>,
+    mut connection: Connection,
+    peer: Peer,
+    refusal: Refusal,
+) -> Left {
+    let mut exchange = Exchange::unread(rules, peer.address);
+    exchange.request_id = new_request_id();
+    let answer = refusal.into_answer(&exchange.request_id);
+    exchange.status = answer.status;
+    match write_to_connection(&mut connection, &answer, "GET", After::Close).await {
+        Ok(bytes) => exchange.bytes_out = bytes,
+        Err(_) => return Left::Closed,
+    }
+    drop(exchange);
+    connection.linger().await;
+    Left::Closed
+}
+
+async fn answer_ourselves(
+    rules: &Arc<Rules>,
+    mut connection: Connection,
+    asked: Asked,
+    mut exchange: Exchange,
+    decision: Decision,
+) -> Left {
+    let answer = match decision {
+        Decision::Own(own) => own_answer(rules, &mut connection, &asked, &mut exchange, *own).await,
+        Decision::AddSlash(location) => Answer::redirect(308, location),
+        Decision::Refuse(refusal) => refusal.into_answer(&exchange.request_id),
+        // Forwarded by the caller.
+        Decision::Forward(_) => Refusal::internal().into_answer(&exchange.request_id),
+    };
+    // A body that nobody read is drained if it is small and sure to come, else cut off.
+    let small = connection.is_at_boundary()
+        || (!asked.expects_continue && connection.remaining().is_some_and(|left| left <= 65_536));
+    let after =
+        if asked.keeps_alive && small && !answer.closes { After::KeepAlive } else { After::Close };
+    exchange.status = answer.status;
+    match write_to_connection(&mut connection, &answer, &asked.method, after).await {
+        Ok(bytes) => exchange.bytes_out = bytes,
+        Err(_) => return Left::Closed,
+    }
+    drop(exchange);
+    if after == After::Close {
+        connection.linger().await;
+        return Left::Closed;
+    }
+    if read_away(&mut connection).await { Left::Ready(connection) } else { Left::Closed }
+}
+
+/// Reads what is left of a small body, so that the next request begins where it should.
+async fn read_away(connection: &mut Connection) -> bool {
+    let reading = async {
+        let mut buffer = [0; 4096];
+        while !connection.is_at_boundary() {
+            if !matches!(connection.read(&mut buffer).await, Ok(1..)) {
+                return false;
+            }
+        }
+        true
+    };
+    timeout(Duration::from_secs(2), reading).await == Ok(true)
+}
+
+async fn own_answer(
+    rules: &Arc<Rules>,
+    connection: &mut Connection,
+    asked: &Asked,
+    exchange: &mut Exchange,
+    own: OwnRequest,
+) -> Answer {
+    let reading = timeout(rules.config.server.header_timeout, async {
+        if asked.expects_continue && !connection.is_at_boundary() {
+            send_continue(connection).await.map_err(|_| Refusal::request_timeout())?;
+        }
+        read_body(connection, own.endpoint.body_limit()).await
+    });
+    let body = match reading.await.unwrap_or_else(|_| Err(Refusal::request_timeout())) {
+        Ok(body) => body,
+        Err(refusal) => return refusal.into_answer(&exchange.request_id),
+    };
+    exchange.bytes_in = body.len() as u64;
+    let token = own.token.as_deref().map_or(Presented::None, Presented::Token);
+    let request = endpoints::Request {
+        content_type: own.content_type.as_deref(),
+        referer: own.referer.as_deref(),
+        token,
+        client: exchange.client,
+        body: &body,
+        request_id: &exchange.request_id,
+    };
+    rules.endpoints.answer(own.endpoint, request).await
+}
+
+/// Reads a small body whole.
+async fn read_body(connection: &mut Connection, limit: u64) -> Result<Vec<u8>, Refusal> {
+    let chunked = connection.is_chunked();
+    // A chunk's size line costs a few bytes for each byte of body at worst.
+    let most = if chunked { limit.saturating_mul(8) } else { limit };
+    let mut body = Vec::new();
+    let mut buffer = [0; 4096];
+    while !connection.is_at_boundary() {
+        let count = match connection.read(&mut buffer).await {
+            Ok(0) => return Err(Refusal::malformed("a body that ends early")),
+            Ok(count) => count,
+            Err(_) => return Err(Refusal::malformed("a body that is not framed as it says")),
+        };
+        body.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        if body.len() as u64 > most {
+            return Err(Refusal::content_too_large());
+        }
+    }
+    if chunked {
+        body = chunked::decode(&body);
+    }
+    if body.len() as u64 > limit { Err(Refusal::content_too_large()) } else { Ok(body) }
+}

@@ -1,0 +1,22 @@
+//! The life of a request, from the first byte of its head to the line in the access log.
+//!
+//! `http1.rs` reads a head (`head.rs`, `connection.rs`), has it admitted (`admit.rs`) and carries
+//! the decision out: by an answer of our own, or through the full lane (`full.rs`).
+
+mod admit;
+mod answering;
+mod chunked;
+mod client;
+mod connection;
+mod credential;
+mod exchange;
+mod forward;
+mod full;
+mod head;
+mod http1;
+mod reject;
+mod rules;
+
+pub use full::FullLane;
+pub use http1::{Gateway, serve};
+pub use rules::{Counts, Rules};

@@ -1,0 +1,87 @@
+//! Everything of the configuration that a request meets. A reload builds it anew and swaps it
+//! whole; a request keeps the rules that it began with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::head::HeadLimits;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::endpoints::Endpoints;
+use crate::identity::headers::HeaderRules;
+use crate::observe::{AccessLog, Metrics, RouteMetrics, UserHash};
+use crate::route::table::Table;
+use crate::session::Sessions;
+use crate::upstream::Upstreams;
+
+/// One configuration, ready to be asked.
+#[derive(Debug)]
+pub struct Rules {
+    /// The configuration that this was built from.
+    pub config: Arc<Config>,
+    /// Which rule a request falls under.
+    pub table: Table,
+    /// What the gateway answers itself.
+    pub endpoints: Endpoints,
+    /// How identity headers are scrubbed and written.
+    pub headers: HeaderRules,
+    /// Where requests are forwarded to.
+    pub upstreams: Arc<Upstreams>,
+    /// Who is logged in. Lives as long as the process.
+    pub sessions: Arc<Sessions>,
+    /// Lives as long as the process.
+    pub metrics: Arc<Metrics>,
+    /// Where access lines go.
+    pub access_log: Arc<AccessLog>,
+    /// Makes `user` of an access line.
+    pub user_hash: UserHash,
+    /// Where requests are counted.
+    pub counts: Counts,
+    /// The wall time.
+    pub clock: Clock,
+}
+
+/// The counters of each route, made once so that a request need not look for them by label.
+#[derive(Debug)]
+pub struct Counts {
+    by_route: HashMap<Arc<str>, Arc<RouteMetrics>>,
+    /// Requests for the gateway's own endpoints.
+    pub(crate) own: Arc<RouteMetrics>,
+    /// Requests that no route is for, or that could not be read.
+    pub(crate) unrouted: Arc<RouteMetrics>,
+}
+
+impl Counts {
+    /// Counters for every route of a table.
+    pub fn new(metrics: &Metrics, table: &Table) -> Self {
+        let names = table.routes().iter().map(|route| Arc::clone(&route.name));
+        Self {
+            by_route: names.map(|name| (Arc::clone(&name), metrics.route(&name))).collect(),
+            own: metrics.route("wxgate"),
+            unrouted: metrics.route("none"),
+        }
+    }
+
+    pub(crate) fn of(&self, route: &str) -> &Arc<RouteMetrics> {
+        self.by_route.get(route).unwrap_or(&self.unrouted)
+    }
+}
+
+impl Rules {
+    /// Peers whose forwarded headers are believed.
+    pub(crate) fn trusted_proxies(&self) -> &[IpNet] {
+        &self.config.server.trusted_proxies
+    }
+
+    /// Bounds on a request head.
+    pub(crate) fn head_limits(&self) -> HeadLimits {
+        let server = &self.config.server;
+        HeadLimits {
+            max_bytes: server.max_header_bytes,
+            timeout: server.header_timeout,
+            idle: server.idle_timeout,
+        }
+    }
+}

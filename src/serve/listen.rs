@@ -1,0 +1,134 @@
+//! Sockets: bound before anything is said to be ready, accepted in one place, given to the workers
+//! in turn.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::net::TcpSocket;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::workers::Workers;
+use super::{Listening, ServeError};
+use crate::config::Config;
+
+/// Connections that the kernel keeps for us; the kernel's own limit (somaxconn) is above it.
+const BACKLOG: u32 = 4096;
+
+/// Every socket that listens.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    clients: Vec<(TcpListener, SocketAddr)>,
+    admin: (TcpListener, SocketAddr),
+}
+
+/// The accept loops.
+#[derive(Debug)]
+pub(crate) struct Accepting(Vec<(oneshot::Sender<()>, JoinHandle<()>)>);
+
+impl Listeners {
+    /// Binds every address, or none.
+    pub(crate) fn bind(config: &Config) -> Result<Self, ServeError> {
+        let clients = config.server.listen.iter().map(|address| bind(*address));
+        Ok(Self { clients: clients.collect::<Result<_, _>>()?, admin: bind(config.admin.listen)? })
+    }
+
+    /// The addresses, with the ports that the system chose.
+    pub(crate) fn listening(&self) -> Listening {
+        Listening {
+            clients: self.clients.iter().map(|(_, address)| *address).collect(),
+            admin: self.admin.1,
+        }
+    }
+
+    /// The operator's listener, for the admin room.
+    pub(crate) fn admin(&self) -> Result<tokio::net::TcpListener, ServeError> {
+        self.admin
+            .0
+            .try_clone()
+            .and_then(tokio::net::TcpListener::from_std)
+            .map_err(ServeError::system("the admin listener"))
+    }
+
+    /// Begins to accept.
+    pub(crate) fn accept(self, workers: &Workers) -> Result<Accepting, ServeError> {
+        let mut accepting = Accepting(Vec::new());
+        for (listener, _) in self.clients {
+            let listener = tokio::net::TcpListener::from_std(listener)
+                .map_err(ServeError::system("a listener"))?;
+            let (stop, stopped) = oneshot::channel();
+            let task = tokio::spawn(accept(listener, workers.queues(), stopped));
+            accepting.0.push((stop, task));
+        }
+        Ok(accepting)
+    }
+}
+
+impl Accepting {
+    /// Takes what waits in the kernel's queue, and closes the sockets.
+    pub(crate) async fn stop(self) {
+        for (stop, task) in self.0 {
+            if stop.send(()).is_err() || task.await.is_err() {
+                log::error!("an accept loop had ended already");
+            }
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let bind = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // A restart finds its port free.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?.into_std()?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bind().map_err(|cause| ServeError::Listen { address, cause })
+}
+
+async fn accept(
+    listener: tokio::net::TcpListener,
+    queues: Vec<mpsc::Sender<(std::net::TcpStream, SocketAddr)>>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let mut turns = queues.iter().cycle();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => break,
+        };
+        match accepted {
+            Ok(accepted) => hand_over(accepted, turns.next()).await,
+            Err(error) => {
+                // No file descriptors left, mostly: give those that are open a chance to end.
+                log::warn!("no connection could be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    // Whoever connected in time is still served.
+    while let Some(Ok(accepted)) = listener.accept().now_or_never() {
+        hand_over(accepted, turns.next()).await;
+    }
+}
+
+async fn hand_over(
+    (socket, peer): (tokio::net::TcpStream, SocketAddr),
+    queue: Option<&mpsc::Sender<(std::net::TcpStream, SocketAddr)>>,
+) {
+    match (socket.into_std(), queue) {
+        (Ok(socket), Some(queue)) => {
+            if queue.send((socket, peer)).await.is_err() {
+                log::error!("a worker has ended");
+            }
+        }
+        (Err(error), _) => log::warn!("a connection could not be taken: {error}"),
+        (Ok(_), None) => {}
+    }
+}

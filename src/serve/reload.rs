@@ -1,0 +1,100 @@
+//! A reload: the whole new configuration is built, then one pointer is swapped. What is wrong
+//! leaves everything as it was.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::build::{Built, Lasting};
+use crate::admin::Admin;
+use crate::config::{Config, Loaded, Problems};
+use crate::proxy::Gateway;
+
+/// Reads the configuration again.
+pub type Reread = Box<dyn Fn() -> Result<Loaded, Problems> + Send>;
+
+/// Takes new configurations over.
+pub(crate) struct Reloader {
+    path: PathBuf,
+    reread: Reread,
+    lasting: Lasting,
+    built: Built,
+    gateway: Arc<Gateway>,
+    admin: Arc<Admin>,
+}
+
+impl Reloader {
+    pub(crate) fn new(
+        path: PathBuf,
+        reread: Reread,
+        lasting: Lasting,
+        built: Built,
+        gateway: Arc<Gateway>,
+        admin: Arc<Admin>,
+    ) -> Self {
+        Self { path, reread, lasting, built, gateway, admin }
+    }
+
+    /// Reads, checks, builds, swaps; and says how it went, in the log and in a metric.
+    pub(crate) async fn reload(&mut self) {
+        // Rotation moves the file away and sends the same signal.
+        self.lasting.access_log.reopen();
+        let metrics = Arc::clone(&self.lasting.metrics);
+        let (result, success) = match self.take_over().await {
+            Ok(()) => {
+                log::info!("{}: reloaded", self.path.display());
+                ("ok", 1)
+            }
+            Err(problem) => {
+                log::error!("{}: not reloaded, the old one stays: {problem}", self.path.display());
+                ("error", 0)
+            }
+        };
+        metrics.config_reloads.with_label_values(&[result]).inc();
+        metrics.config_last_reload_success.set(success);
+    }
+
+    /// Flushes what is still to be written.
+    pub(crate) fn close(&self) {
+        self.lasting.access_log.close();
+    }
+
+    async fn take_over(&mut self) -> Result<(), String> {
+        let loaded = (self.reread)().map_err(|problems| problems.to_string())?;
+        if !loaded.warnings.is_empty() {
+            log::warn!("{}", loaded.warnings);
+        }
+        for key in needs_restart(&self.built.rules.config, &loaded.config) {
+            log::warn!("{key} was changed, which takes effect at a restart");
+        }
+        let level = loaded.config.log.level;
+        let built = Built::from(loaded.config, &self.lasting, Some(&self.built))
+            .await
+            .map_err(|error| error.to_string())?;
+        let config = &built.rules.config;
+        // The last step that can fail, and it changes nothing if it does.
+        self.lasting
+            .sessions
+            .reload(&config.session, &config.apps)
+            .map_err(|error| error.to_string())?;
+        self.gateway.rules.store(Arc::clone(&built.rules));
+        self.admin.view.store(Arc::new(built.view()));
+        self.built = built;
+        log::set_max_level(level);
+        Ok(())
+    }
+}
+
+/// What a running process cannot change.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    [
+        ("server.listen", old.server.listen != new.server.listen),
+        ("server.threads", old.server.threads != new.server.threads),
+        ("admin.listen", old.admin.listen != new.admin.listen),
+        ("session.store", old.session.store != new.session.store),
+        ("log.access", old.log.access != new.log.access),
+        ("log.access_file", old.log.access_file != new.log.access_file),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}

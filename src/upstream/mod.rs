@@ -1,0 +1,217 @@
+//! Where a request is sent: which server of an upstream, at which address.
+
+mod balance;
+mod resolve;
+mod server;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use balance::{Balancer, Member};
+use resolve::{Name, Resolver};
+pub use server::Server;
+use server::{Millis, Taken};
+
+use crate::config;
+use crate::observe::Metrics;
+
+/// No server of the upstream has an address: its names are unknown to the name server.
+#[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
+#[error("no server of the upstream has an address")]
+pub struct NoServer;
+
+/// What a server is chosen by.
+#[derive(Clone, Copy, Debug)]
+pub struct PickKey<'a> {
+    /// The caller's openid; `None`: a guest.
+    pub openid: Option<&'a str>,
+    /// The client's address.
+    pub client: IpAddr,
+}
+
+/// All upstreams of one configuration.
+#[derive(Debug)]
+pub struct Upstreams {
+    list: Vec<Arc<Upstream>>,
+    names: Vec<Name>,
+    resolver: Resolver,
+}
+
+impl Upstreams {
+    /// Builds the upstreams in the order of [`config::Config::upstreams`]. Servers that
+    /// `previous` had under the same upstream and address are kept, with their addresses, their
+    /// rests and their requests under way.
+    ///
+    /// Names are not looked up yet: [`Upstreams::resolve`] does that once,
+    /// [`Upstreams::watch`] from then on.
+    pub fn build(config: &config::Config, previous: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
+        let build = |upstream: &config::Upstream| {
+            Arc::new(Upstream::build(upstream.clone(), previous, metrics))
+        };
+        let list: Vec<Arc<Upstream>> = config.upstreams.iter().map(build).collect();
+        let servers = list.iter().flat_map(|upstream| &upstream.members);
+        let names = servers.filter_map(|member| Name::of(&member.server)).collect();
+        Self { list, names, resolver: Resolver::of_the_system() }
+    }
+
+    /// The upstream at this position of [`config::Config::upstreams`].
+    pub fn get(&self, index: usize) -> Option<&Arc<Upstream>> {
+        self.list.get(index)
+    }
+
+    /// All upstreams, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.list.iter()
+    }
+
+    /// Looks up every host name that has no address yet. Takes 5 s at most; a name that was not
+    /// found leaves its server down and a line in the log, and is tried again by
+    /// [`Upstreams::watch`].
+    pub async fn resolve(&self) {
+        let new = self.names.iter().filter(|name| !name.is_known());
+        let lookups = new.map(|name| name.look_up(&self.resolver));
+        futures_util::future::join_all(lookups).await;
+    }
+
+    /// Looks every host name up again as its records expire, and at once when the system's
+    /// `hosts` or `resolv.conf` changes. The future is to be spawned; it ends by itself when
+    /// these upstreams are dropped, so that each reload spawns its own.
+    pub fn watch(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        resolve::watch(Arc::downgrade(self), self.names.len())
+    }
+
+    fn server(&self, upstream: &str, address: &str) -> Option<&Arc<Server>> {
+        let upstream = self.list.iter().find(|known| known.config.name == upstream)?;
+        let mut servers = upstream.members.iter().map(|member| &member.server);
+        servers.find(|server| server.name() == address)
+    }
+}
+
+/// The servers of one `[[upstreams]]` and how one is chosen.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its name, time-outs, retries and keepalive.
+    pub config: config::Upstream,
+    members: Vec<Member>,
+    balancer: Balancer,
+}
+
+impl Upstream {
+    fn build(
+        config: config::Upstream,
+        previous: Option<&Upstreams>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let member = |server: &config::UpstreamServer| {
+            let known = previous.and_then(|old| old.server(&config.name, &server.address));
+            let server_of_today = known.cloned().unwrap_or_else(|| {
+                let fixed: Option<SocketAddr> = server.address.parse().ok();
+                let addresses = fixed.as_slice();
+                let metrics = Arc::clone(metrics);
+                Arc::new(Server::new(&config.name, &server.address, addresses, metrics))
+            });
+            Member::new(server_of_today, server.weight)
+        };
+        let members: Vec<Member> = config.servers.iter().map(member).collect();
+        let balancer = Balancer::new(config.balance, &members);
+        Self { config, members, balancer }
+    }
+
+    /// Picks a server and one of its addresses. `tried` holds the [`Picked::index`] of the
+    /// earlier attempts of the same request: those are passed over while another server takes
+    /// connections.
+    ///
+    /// When no server takes connections the one that failed the longest time ago is tried all
+    /// the same: it may be back, and the first request after that must not wait for a rest to
+    /// end.
+    ///
+    /// # Errors
+    /// [`NoServer`] if no server has an address.
+    pub fn pick(&self, key: PickKey<'_>, tried: &[usize]) -> Result<Picked, NoServer> {
+        self.pick_at(&key, tried, server::now())
+    }
+
+    fn pick_at(&self, key: &PickKey<'_>, tried: &[usize], now: Millis) -> Result<Picked, NoServer> {
+        let untried = |index: usize| !tried.contains(&index);
+        self.pick_available(key, now, untried)
+            .or_else(|| self.pick_available(key, now, |_| true))
+            .or_else(|| self.pick_least_recently_failed(untried))
+            .or_else(|| self.pick_least_recently_failed(|_| true))
+            .ok_or(NoServer)
+    }
+
+    fn pick_available(
+        &self,
+        key: &PickKey<'_>,
+        now: Millis,
+        fits: impl Fn(usize) -> bool,
+    ) -> Option<Picked> {
+        // Another request may take the trial of a rested server away between the two steps; the
+        // server then rests, so that each further round has one candidate less.
+        for _ in 0..=self.members.len() {
+            let index = self.balancer.choose(&self.members, key, |index, member| {
+                fits(index) && member.server.is_available(now)
+            })?;
+            let member = self.members.get(index)?;
+            if let Some(taken) = member.server.take(now) {
+                return Some(Picked::new(&member.server, index, taken));
+            }
+        }
+        None
+    }
+
+    fn pick_least_recently_failed(&self, fits: impl Fn(usize) -> bool) -> Option<Picked> {
+        let fitting = self.members.iter().enumerate().filter(|(index, _)| fits(*index));
+        let (index, member, _) = fitting
+            .filter_map(|(index, member)| {
+                member.server.least_recent_failure().map(|failed_at| (index, member, failed_at))
+            })
+            .min_by_key(|(.., failed_at)| *failed_at)?;
+        let taken = member.server.take_least_recently_failed()?;
+        Some(Picked::new(&member.server, index, taken))
+    }
+
+    /// Whether a request can be sent anywhere at all: `false` only while no server has an
+    /// address. Refused connections do not count; only a health check may call a server down.
+    pub fn is_up(&self) -> bool {
+        self.members.iter().any(|member| member.server.has_address())
+    }
+}
+
+/// A server that was picked for one attempt. Counts as a request under way until it is dropped.
+#[derive(Debug)]
+pub struct Picked {
+    /// The server, for metrics and logs.
+    pub server: Arc<Server>,
+    /// Its position, for `tried` of the next [`Upstream::pick`].
+    pub index: usize,
+    /// Where to connect to.
+    pub address: SocketAddr,
+    taken: Taken,
+}
+
+impl Picked {
+    fn new(server: &Arc<Server>, index: usize, taken: Taken) -> Self {
+        server.begin();
+        Self { server: Arc::clone(server), index, address: taken.socket(), taken }
+    }
+
+    /// To be called when a connection could not be made: refused, unreachable or too slow.
+    pub fn failed_to_connect(&self) {
+        self.server.failed_to_connect(&self.taken, server::now());
+    }
+
+    /// To be called when there is a connection, new or kept.
+    pub fn connected(&self) {
+        self.server.connected(&self.taken);
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.server.end();
+    }
+}
+
+#[cfg(test)]
+mod tests;

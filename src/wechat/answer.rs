@@ -1,0 +1,168 @@
+//! Read WeChat's answers as WeChat really writes them.
+//!
+//! The body is JSON whatever its Content-Type says (text/plain occurs), business errors come
+//! with HTTP 200, and `errcode` may be missing on success, a number or a string.
+
+use serde_json::{Map, Value};
+
+use super::errcode::{Flaw, Outage, WechatError, error_of};
+
+/// The longest answer that is read. A real one is under 2 KiB.
+const LONGEST: usize = 64 * 1024;
+
+/// The JSON object of one answer.
+pub(super) struct Answer {
+    errcode: i64,
+    fields: Map<String, Value>,
+}
+
+/// Reads a whole answer within its bounds.
+///
+/// # Errors
+/// `Unavailable` for HTTP 5xx and a broken connection, `Malformed` for what cannot be read.
+pub(super) async fn read(mut response: reqwest::Response) -> Result<Answer, WechatError> {
+    let status = response.status();
+    if status.is_server_error() {
+        return Err(WechatError::unavailable(Outage::Status(status.as_u16())));
+    }
+    if status != reqwest::StatusCode::OK {
+        return Err(WechatError::Malformed(Flaw::Status(status.as_u16())));
+    }
+    let mut body = Vec::new();
+    // Counted as it comes: Content-Length may be absent.
+    while let Some(chunk) =
+        response.chunk().await.map_err(|_| WechatError::unavailable(Outage::Broken))?
+    {
+        if body.len() + chunk.len() > LONGEST {
+            return Err(WechatError::Malformed(Flaw::TooLong));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    parse(&body)
+}
+
+/// Reads the body of an answer.
+///
+/// # Errors
+/// `Malformed` unless it is a JSON object whose `errcode`, if any, is a number.
+pub(super) fn parse(body: &[u8]) -> Result<Answer, WechatError> {
+    let Ok(Value::Object(fields)) = serde_json::from_slice(body) else {
+        return Err(WechatError::Malformed(Flaw::NotJson));
+    };
+    let errcode = match fields.get("errcode") {
+        None => Some(0),
+        Some(Value::Number(number)) => number.as_i64(),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => None,
+    };
+    let errcode = errcode.ok_or(WechatError::Malformed(Flaw::Errcode))?;
+    Ok(Answer { errcode, fields })
+}
+
+impl Answer {
+    /// The answer, if its errcode is 0.
+    ///
+    /// # Errors
+    /// What its errcode stands for.
+    pub(super) fn good(&self) -> Result<&Self, WechatError> {
+        if self.errcode == 0 { Ok(self) } else { Err(error_of(self.errcode)) }
+    }
+
+    /// A field that must be text.
+    ///
+    /// # Errors
+    /// `Malformed` if it is missing or something else.
+    pub(super) fn text(&self, name: &'static str) -> Result<&str, WechatError> {
+        self.optional_text(name)?.ok_or(WechatError::Malformed(Flaw::Field(name)))
+    }
+
+    /// A field that may be missing, null or empty, all of which mean that there is none.
+    ///
+    /// # Errors
+    /// `Malformed` if it is there and no text.
+    pub(super) fn optional_text(&self, name: &'static str) -> Result<Option<&str>, WechatError> {
+        match self.fields.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+            Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                Err(WechatError::Malformed(Flaw::Field(name)))
+            }
+        }
+    }
+
+    /// The trace id that WeChat's support asks for, from the end of `errmsg`. Nothing else of
+    /// `errmsg` is trusted not to repeat what was sent.
+    pub(super) fn rid(&self) -> Option<&str> {
+        let errmsg = self.fields.get("errmsg")?.as_str()?;
+        let (_, tail) = errmsg.rsplit_once("rid:").or_else(|| errmsg.rsplit_once("req_id:"))?;
+        let rid = tail.trim().trim_end_matches(']').trim_end();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        ((1..=64).contains(&rid.len()) && rid.bytes().all(plain)).then_some(rid)
+    }
+}
+
+/// Whether `text` is shaped like WeChat's names for users: `[A-Za-z0-9_-]{6,64}`.
+pub(super) fn is_user(text: &str) -> bool {
+    (6..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn errcode(body: &str) -> Result<i64, WechatError> {
+        parse(body.as_bytes()).map(|answer| answer.errcode)
+    }
+
+    #[test]
+    fn errcode_may_be_missing_a_number_or_a_string() {
+        assert_eq!(errcode(r#"{"openid":"x"}"#), Ok(0));
+        assert_eq!(errcode(r#"{"errcode":0}"#), Ok(0));
+        assert_eq!(errcode(r#"{"errcode":40029}"#), Ok(40029));
+        assert_eq!(errcode(r#"{"errcode":"40029"}"#), Ok(40029));
+        assert_eq!(errcode(r#"{"errcode":"-1"}"#), Ok(-1));
+    }
+
+    #[test]
+    fn an_errcode_that_is_no_number_is_malformed_and_never_success() {
+        for body in [r#"{"errcode":null}"#, r#"{"errcode":"ok"}"#, r#"{"errcode":[0]}"#] {
+            assert_eq!(errcode(body), Err(WechatError::Malformed(Flaw::Errcode)), "{body}");
+        }
+        assert_eq!(errcode(r#"{"errcode":0.5}"#), Err(WechatError::Malformed(Flaw::Errcode)));
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_malformed() {
+        for body in ["", "[]", "\"a\"", "<html>", r#"{"openid":"#, "null", "{} x"] {
+            assert_eq!(errcode(body), Err(WechatError::Malformed(Flaw::NotJson)), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_trace_id_is_found_in_each_form_and_nothing_else_is_taken() {
+        let rid = |errmsg: &str| {
+            let body = serde_json::json!({"errcode": 40029, "errmsg": errmsg}).to_string();
+            parse(body.as_bytes()).unwrap().rid().map(str::to_owned)
+        };
+        assert_eq!(
+            rid("invalid code, rid: 652d44d0-1d0af18b-5b069232").as_deref(),
+            Some("652d44d0-1d0af18b-5b069232")
+        );
+        assert_eq!(rid("invalid code, hints: [ req_id: a1B2-c ]").as_deref(), Some("a1B2-c"));
+        assert_eq!(rid("invalid code"), None);
+        assert_eq!(rid("rid: 0a1b\nforged line"), None);
+        assert_eq!(rid("rid: "), None);
+    }
+
+    #[test]
+    fn users_are_6_to_64_plain_characters() {
+        assert!(is_user("oGZUI0egBJY1zhBYw2KhdUfwVJJE"));
+        assert!(is_user("abc_-1"));
+        assert!(!is_user("short"));
+        assert!(!is_user(&"a".repeat(65)));
+        assert!(!is_user("openid\r\nX: y"));
+        assert!(!is_user("öpenid12"));
+    }
+}
