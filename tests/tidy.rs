@@ -148,8 +148,8 @@ fn each_thing_is_decided_in_one_place() {
         for (line, code) in product(file, text) {
             for (what, owners) in SOLE_OWNERS {
                 let owned = owners.iter().any(|owner| file.starts_with(owner));
-                let at_word = code.find(what).is_some_and(|at| {
-                    !code[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                let at_word = code.split_once(what).is_some_and(|(before, _)| {
+                    !before.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
                 });
                 if at_word && !owned {
                     problems

@@ -1,205 +1,222 @@
-//! `POST {prefix}/auth`: the code of wx.login → a session token. session_key stays here.
+//! `POST auth`: the code of wx.login for a token of the gateway's own.
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use url::form_urlencoded;
 
-use super::answer::{Answer, Kind, Refusal};
-use super::failure::login_result;
-use super::parameters::{self, Form};
-use super::{Endpoints, Request, invalid};
+use super::refusal::{InputError, Refusal};
+use super::{Answer, Endpoints, Request, Reveals, log_session_error};
 use crate::identity::{AppId, OpenId, UnionId};
+use crate::observe::AuthResult;
+use crate::route::rate::RateKeyValue;
 use crate::session::{Issued, NewSession};
-use crate::wechat::WechatError;
+use crate::wechat::{Code2Session, Flaw, WechatError};
 
-/// What the client sends.
-#[derive(Deserialize)]
-struct Parameters {
+/// Begins the Referer of every mini program; its appid follows.
+const MINI_PROGRAM: &str = "https://servicewechat.com/";
+
+/// The fields of the body that count; others are let pass.
+#[derive(Default, Deserialize)]
+struct Login {
     code: Option<String>,
     appid: Option<String>,
 }
 
-/// What the client gets (RFC 6749 section 5.1).
-#[derive(Serialize)]
-pub(super) struct TokenAnswer<'a> {
-    access_token: &'a str,
-    token_type: &'static str,
-    expires_in: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    openid: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unionid: Option<&'a str>,
-}
-
-/// A login with an appid that is not configured is counted under this name.
-const UNKNOWN: &str = "unknown";
-
-impl Endpoints {
-    pub(super) async fn auth(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
-        // The bucket comes first: whoever floods may not make us parse either.
-        self.check_rate(request).inspect_err(|_| self.count_login(UNKNOWN, "rate_limited"))?;
-        let parameters = Parameters::read(request)?;
-        let appid = self.appid_of(&parameters, request)?;
-        let code = parameters.code.as_deref().filter(|code| is_code(code)).ok_or_else(|| {
-            self.count_login(&appid, "invalid_grant");
-            Refusal::invalid_code()
-        })?;
-        match self.log_in(&appid, code).await {
-            Ok(issued) => {
-                self.count_login(&appid, "ok");
-                Ok(self.token_answer(&issued))
-            }
-            Err(Failed::Wechat(error)) => {
-                self.count_login(&appid, login_result(&error));
-                log_failure(&appid, &error, request.request_id);
-                Err(Refusal::from(&error))
-            }
-            Err(Failed::Gateway(refusal)) => {
-                self.count_login(&appid, "error");
-                Err(refusal)
-            }
+pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answer {
+    let mut app = None;
+    let outcome = log_in(endpoints, &request, &mut app).await;
+    let label = app.map_or("unknown", AppId::as_str);
+    let result = outcome.as_ref().map_or_else(login_result, |_| "ok");
+    endpoints.metrics.logins.with_label_values(&[label, result]).inc();
+    match outcome {
+        Ok(issued) => {
+            let openid = issued.verified.identity.openid.clone();
+            issued_answer(endpoints, &issued).for_caller(AuthResult::Public, Some(openid))
         }
-    }
-
-    async fn log_in(&self, appid: &str, code: &str) -> Result<Issued, Failed> {
-        let login = self.wechat.code2session(appid, code).await.map_err(Failed::Wechat)?;
-        let not_ours = |_| Failed::Gateway(Refusal::internal());
-        let new = NewSession {
-            openid: OpenId::parse(&login.openid).map_err(not_ours)?,
-            appid: AppId::parse(appid).map_err(not_ours)?,
-            unionid: login.unionid.as_deref().map(UnionId::parse).transpose().map_err(not_ours)?,
-            session_key: login.session_key.clone(),
-        };
-        self.sessions.open(new).await.map_err(|error| Failed::Gateway(error.into()))
-    }
-
-    /// Which app a login is for: the body's, else the Referer's, else the only one.
-    fn appid_of(&self, parameters: &Parameters, request: &Request<'_>) -> Result<String, Refusal> {
-        if let Some(appid) = &parameters.appid {
-            return if self.appids.contains(appid) {
-                Ok(appid.clone())
-            } else {
-                self.count_login(UNKNOWN, "error");
-                Err(Refusal::unknown_app())
-            };
-        }
-        let named = request.referer.and_then(appid_of_referer);
-        if let Some(appid) = named.and_then(|named| self.appids.iter().find(|it| *it == named)) {
-            return Ok(appid.clone());
-        }
-        match self.appids.as_slice() {
-            [only] => Ok(only.clone()),
-            _ => {
-                self.count_login(UNKNOWN, "error");
-                Err(invalid("`appid` is missing, and this gateway serves several apps"))
-            }
-        }
-    }
-
-    pub(super) fn token_answer(&self, issued: &Issued) -> Answer {
-        let identity = &issued.verified.identity;
-        let shown = self.login.expose_openid;
-        Answer::json(
-            200,
-            &TokenAnswer {
-                access_token: issued.token(),
-                token_type: "Bearer",
-                expires_in: issued.expires_in.as_secs(),
-                openid: Some(identity.openid.as_str()).filter(|_| shown),
-                unionid: identity.unionid.as_ref().map(UnionId::as_str).filter(|_| shown),
-            },
-        )
-    }
-
-    fn count_login(&self, appid: &str, result: &str) {
-        self.metrics.logins.with_label_values(&[appid, result]).inc();
-    }
-}
-
-enum Failed {
-    Wechat(WechatError),
-    Gateway(Refusal),
-}
-
-impl Parameters {
-    fn read(request: &Request<'_>) -> Result<Self, Refusal> {
-        match Form::of(request)? {
-            Form::Json => parameters::from_json(request.body),
-            Form::UrlEncoded => {
-                let mut read = Self { code: None, appid: None };
-                for (name, value) in parameters::fields(request.body) {
-                    let place = match name.as_str() {
-                        "code" => &mut read.code,
-                        "appid" => &mut read.appid,
-                        _ => continue,
-                    };
-                    if place.replace(value).is_some() {
-                        return Err(invalid("a field of the form is repeated"));
-                    }
-                }
-                Ok(read)
-            }
+        Err(refusal) => {
+            refusal.into_answer(request.request_id).for_caller(AuthResult::Public, None)
         }
     }
 }
 
+/// The answer that carries a fresh token.
+pub(super) fn issued_answer(endpoints: &Endpoints, issued: &Issued) -> Answer {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        access_token: &'a str,
+        token_type: &'a str,
+        expires_in: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        openid: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unionid: Option<&'a str>,
+    }
+    let (openid, unionid) = endpoints.reveals.of(&issued.verified.identity);
+    Answer::json(&Body {
+        access_token: issued.token(),
+        token_type: "Bearer",
+        expires_in: issued.expires_in.as_secs(),
+        openid,
+        unionid,
+    })
+}
+
+/// `app` is the app as soon as it is known, for the metric of what goes wrong later.
+async fn log_in<'a>(
+    endpoints: &'a Endpoints,
+    request: &Request<'_>,
+    app: &mut Option<&'a AppId>,
+) -> Result<Issued, Refusal> {
+    let login = read(request)?;
+    let appid = choose_app(&endpoints.apps, login.appid.as_deref(), request.referer)?;
+    *app = Some(appid);
+    let code = login.code.ok_or(InputError::NoCode)?;
+    if !is_code(&code) {
+        return Err(InputError::BadCode.into());
+    }
+    if let Some(limit) = &endpoints.login_limit {
+        let outcome = limit.limiter.check(RateKeyValue::Ip(request.client));
+        outcome.map_err(|retry_after| Refusal::SlowDown { retry_after })?;
+    }
+    let wechat = endpoints.wechat.code2session(appid.as_str(), &code).await?;
+    let session = new_session(appid, &wechat)?;
+    Ok(endpoints.sessions.open(session).await.inspect_err(log_session_error)?)
+}
+
+/// Whatever else is wrong, WeChat is not asked with anything but a code.
 fn is_code(code: &str) -> bool {
     (1..=128).contains(&code.len())
         && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// `https://servicewechat.com/{appid}/{version}/page-frame.html`: WeChat writes it, and no code
-/// in a mini program can change it. Others can forge it, so it only names an app, never a user.
-fn appid_of_referer(referer: &str) -> Option<&str> {
-    referer.strip_prefix("https://servicewechat.com/")?.split_once('/').map(|(appid, _)| appid)
+fn new_session(appid: &AppId, wechat: &Code2Session) -> Result<NewSession, WechatError> {
+    // The room that asks WeChat has looked at these already; what becomes a header is looked at
+    // by its type.
+    let unlike = |field| move |_| WechatError::Malformed(Flaw::Field(field));
+    let unionid = wechat.unionid.as_deref().map(UnionId::parse).transpose();
+    Ok(NewSession {
+        openid: OpenId::parse(&wechat.openid).map_err(unlike("openid"))?,
+        appid: appid.clone(),
+        unionid: unionid.map_err(unlike("unionid"))?,
+        session_key: wechat.session_key.clone(),
+    })
 }
 
-/// Loud where the operator has to act, quiet where a client does.
-fn log_failure(appid: &str, error: &WechatError, request_id: &str) {
-    match Refusal::from(error).kind() {
-        Kind::ServerError => {
-            log::error!("logins to {appid} fail until this is mended: {error}; {request_id}");
-        }
-        Kind::TemporarilyUnavailable | Kind::WechatUnusable => {
-            log::warn!("login to {appid} failed: {error}; {request_id}");
-        }
-        Kind::InvalidRequest
-        | Kind::InvalidGrant
-        | Kind::AccessDenied
-        | Kind::InsufficientScope
-        | Kind::Unauthorized
-        | Kind::InvalidToken
-        | Kind::SessionKeyInvalid
-        | Kind::SlowDown
-        | Kind::UpstreamUnavailable
-        | Kind::BadGateway
-        | Kind::GatewayTimeout
-        | Kind::NotFound
-        | Kind::MethodNotAllowed
-        | Kind::RequestTimeout
-        | Kind::ContentTooLarge
-        | Kind::UriTooLong
-        | Kind::HeaderFieldsTooLarge => {
-            log::info!("login to {appid} refused: {error}; {request_id}");
-        }
+fn read(request: &Request<'_>) -> Result<Login, InputError> {
+    let essence = request.content_type.map(|value| value.split(';').next().unwrap_or_default());
+    match essence.map(|essence| essence.trim().to_ascii_lowercase()).as_deref() {
+        None | Some("" | "application/json") => read_json(request.body),
+        Some("application/x-www-form-urlencoded") => read_form(request.body),
+        Some(_) => Err(InputError::ContentType),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn read_json(body: &[u8]) -> Result<Login, InputError> {
+    // serde would take an array of the fields' values for the object.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(InputError::NotJson);
+    }
+    // A field that stands there twice is an error of serde's own: nobody may choose which counts.
+    serde_json::from_slice(body).map_err(|_| InputError::NotJson)
+}
 
-    #[test]
-    fn the_referer_names_the_app_only_in_wechats_own_form() {
-        for (referer, appid) in [
-            (
-                "https://servicewechat.com/wx0123456789abcdef/12/page-frame.html",
-                Some("wx0123456789abcdef"),
-            ),
-            ("https://servicewechat.com/wx0123456789abcdef", None),
-            ("http://servicewechat.com/wx0123456789abcdef/0/page-frame.html", None),
-            ("https://servicewechat.com.evil.example/wx0123456789abcdef/0/", None),
-            ("", None),
-        ] {
-            assert_eq!(appid_of_referer(referer), appid, "{referer}");
+fn read_form(body: &[u8]) -> Result<Login, InputError> {
+    let mut login = Login::default();
+    for (name, value) in form_urlencoded::parse(body) {
+        let field = match name {
+            Cow::Borrowed("code") => &mut login.code,
+            Cow::Borrowed("appid") => &mut login.appid,
+            Cow::Borrowed(_) => continue,
+            // An escaped name is the same name.
+            Cow::Owned(name) => match name.as_str() {
+                "code" => &mut login.code,
+                "appid" => &mut login.appid,
+                _ => continue,
+            },
+        };
+        if field.replace(value.into_owned()).is_some() {
+            return Err(InputError::RepeatedField);
+        }
+    }
+    Ok(login)
+}
+
+/// The app that the body names; else the one that the Referer names, if it is configured; else
+/// the only one.
+fn choose_app<'a>(
+    apps: &'a [AppId],
+    named: Option<&str>,
+    referer: Option<&str>,
+) -> Result<&'a AppId, InputError> {
+    let find = |appid: &str| apps.iter().find(|app| app.as_str() == appid);
+    if let Some(appid) = named {
+        return find(appid).ok_or(InputError::UnknownApp);
+    }
+    let of_referer = referer
+        .and_then(|referer| referer.strip_prefix(MINI_PROGRAM))
+        .and_then(|rest| rest.split_once('/'))
+        .and_then(|(appid, _)| find(appid));
+    match (of_referer, apps) {
+        (Some(app), _) | (None, [app]) => Ok(app),
+        (None, _) => Err(InputError::NoApp),
+    }
+}
+
+/// The `result` of `wxgate_logins_total` for a login that was refused so.
+const fn login_result(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Wechat(error) => wechat_result(error),
+        Refusal::SlowDown { .. } => "rate_limited",
+        Refusal::StoreUnavailable => "unavailable",
+        Refusal::AccessDenied | Refusal::InsufficientScope(_) => "denied",
+        Refusal::Malformed(_)
+        | Refusal::Path(_)
+        | Refusal::TwoCredentials
+        | Refusal::Input(_)
+        | Refusal::Unauthorized
+        | Refusal::TokenInvalid
+        | Refusal::TokenExpired
+        | Refusal::TokenRevoked
+        | Refusal::NotFound
+        | Refusal::MethodNotAllowed { .. }
+        | Refusal::RequestTimeout
+        | Refusal::ContentTooLarge
+        | Refusal::UriTooLong
+        | Refusal::HeaderFieldsTooLarge
+        | Refusal::Internal
+        | Refusal::BadGateway
+        | Refusal::UpstreamUnavailable
+        | Refusal::GatewayTimeout => "error",
+    }
+}
+
+const fn wechat_result(error: &WechatError) -> &'static str {
+    match error {
+        WechatError::CodeRefused { .. } => "invalid_grant",
+        WechatError::UserRefused { .. } | WechatError::SnapshotUser => "denied",
+        WechatError::RateLimited { .. } => "rate_limited",
+        WechatError::Busy { .. } | WechatError::Unavailable { .. } => "unavailable",
+        WechatError::InvalidCode
+        | WechatError::UnknownApp
+        | WechatError::SessionKeyInvalid { .. }
+        | WechatError::Malformed(_)
+        | WechatError::Unexpected { .. }
+        | WechatError::Misconfigured { .. }
+        | WechatError::QuotaExhausted { .. }
+        | WechatError::Setup(_) => "error",
+    }
+}
+
+impl Reveals {
+    /// openid and unionid as the client may see them.
+    pub(super) fn of(self, identity: &crate::identity::Identity) -> (Option<&str>, Option<&str>) {
+        match self {
+            Self::Identity => {
+                let unionid = identity.unionid.as_ref().map(UnionId::as_str);
+                (Some(identity.openid.as_str()), unionid)
+            }
+            Self::Nothing => (None, None),
         }
     }
 }

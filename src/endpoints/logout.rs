@@ -1,30 +1,59 @@
-//! `POST {prefix}/logout`: end this session, or every session of its user.
+//! `POST logout`: the end of this session, or of every session of this user.
 
 use serde::Deserialize;
 
-use super::answer::{Answer, Refusal};
-use super::{Endpoints, Request, parameters};
+use super::refusal::{InputError, Refusal};
+use super::{Answer, Endpoints, Request, log_session_error};
+use crate::observe::AuthResult;
+use crate::session::Verified;
 
-/// What the client may send.
-#[derive(Default, Deserialize)]
-struct Parameters {
-    #[serde(default)]
-    all: bool,
+/// Which sessions end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    This,
+    All,
 }
 
-impl Endpoints {
-    pub(super) async fn logout(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
-        let caller = self.caller(request)?;
-        let parameters = if request.body.trim_ascii().is_empty() {
-            Parameters::default()
-        } else {
-            parameters::from_json(request.body)?
-        };
-        if parameters.all {
-            self.sessions.end_all(&caller).await;
-        } else {
-            self.sessions.end(&caller).await;
-        }
-        Ok(Answer::no_content())
+pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answer {
+    let caller = match endpoints.caller(&request) {
+        Ok(caller) => caller,
+        Err(answer) => return answer,
+    };
+    let openid = Some(caller.identity.openid.clone());
+    let answer = match end(endpoints, &caller, request.body).await {
+        Ok(()) => Answer::no_content(),
+        Err(refusal) => refusal.into_answer(request.request_id),
+    };
+    answer.for_caller(AuthResult::Ok, openid)
+}
+
+async fn end(endpoints: &Endpoints, caller: &Verified, body: &[u8]) -> Result<(), Refusal> {
+    let ended = match read(body)? {
+        Which::This => endpoints.sessions.end(caller).await,
+        Which::All => endpoints.sessions.end_all(caller).await,
+    };
+    Ok(ended.inspect_err(log_session_error)?)
+}
+
+/// An empty body ends this session. What cannot be read ends none: whoever wanted all of them to
+/// end must not take a 204 for it.
+fn read(body: &[u8]) -> Result<Which, InputError> {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default)]
+        all: bool,
+    }
+    let body = body.trim_ascii();
+    if body.is_empty() {
+        return Ok(Which::This);
+    }
+    // serde would take an array of the fields' values for the object.
+    if !body.starts_with(b"{") {
+        return Err(InputError::NotJson);
+    }
+    match serde_json::from_slice(body) {
+        Ok(Body { all: true }) => Ok(Which::All),
+        Ok(Body { all: false }) => Ok(Which::This),
+        Err(_) => Err(InputError::NotJson),
     }
 }

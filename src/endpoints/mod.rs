@@ -1,97 +1,126 @@
-//! What the gateway answers itself, under `login.prefix`: one file per endpoint.
+//! What the gateway answers itself, under `login.prefix`: one file per endpoint, `refusal.rs` for
+//! every error, `answer.rs` for what an answer is.
+//!
+//! This room knows no lane. Whoever carries a request asks `owns`, then `find` before the body is
+//! read, then `answer`; refusals of forwarded requests are made by the same map.
 
 pub mod answer;
-mod auth;
-mod failure;
-mod logout;
-mod parameters;
-mod refresh;
-mod session;
+pub mod auth;
+pub mod logout;
+pub mod refresh;
+pub mod refusal;
+pub mod session;
+#[cfg(test)]
+mod tests;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{Config, Login};
+use crate::config::{Config, RateLimit};
+use crate::identity::AppId;
 use crate::observe::Metrics;
-use crate::route::rate::{RateKeyValue, RateLimiter};
-use crate::session::{Sessions, TokenError, Verified};
+use crate::route::rate::RateLimiter;
+use crate::session::{SessionError, Sessions, Verified};
 use crate::wechat::Wechat;
-use answer::{Answer, Kind, Refusal};
 
-/// The gateway's own endpoints, for one configuration.
-#[derive(Debug)]
+pub use answer::Answer;
+pub use refusal::{InputError, Refusal};
+
+/// Bodies of more bytes are refused with 413.
+const BODY_LIMIT: u64 = 16 * 1024;
+
+/// The endpoints of one configuration.
 pub struct Endpoints {
-    login: Login,
-    appids: Vec<String>,
+    prefix: String,
+    apps: Vec<AppId>,
+    login_limit: Option<LoginLimit>,
+    reveals: Reveals,
     sessions: Arc<Sessions>,
     wechat: Wechat,
     metrics: Arc<Metrics>,
-    /// One bucket per address for everything that costs a call to WeChat or a decryption.
-    rate: Option<Arc<RateLimiter>>,
 }
 
-/// One endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `login.rate_limit` and its buckets, which a reload keeps unless it changes the limit.
+struct LoginLimit {
+    written: RateLimit,
+    limiter: Arc<RateLimiter>,
+}
+
+/// `login.expose_openid`: whether openid and unionid stand in answers to the client.
+#[derive(Clone, Copy)]
+enum Reveals {
+    Identity,
+    Nothing,
+}
+
+/// One of the gateway's own endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `POST {prefix}/auth`
+    /// `POST auth`: a code for a token.
     Auth,
-    /// `POST {prefix}/refresh`
+    /// `POST refresh`: a token for a later one.
     Refresh,
-    /// `POST {prefix}/logout`
+    /// `POST logout`: the end of a session.
     Logout,
-    /// `GET {prefix}/session`
+    /// `GET session`: what a token says.
     Session,
 }
 
 impl Endpoint {
-    const ALL: [Self; 4] = [Self::Auth, Self::Refresh, Self::Logout, Self::Session];
-
-    /// Its name under the prefix, and the methods it takes.
-    const fn place(self) -> (&'static str, &'static [&'static str], &'static str) {
-        match self {
-            Self::Auth => ("auth", &["POST"], "POST"),
-            Self::Refresh => ("refresh", &["POST"], "POST"),
-            Self::Logout => ("logout", &["POST"], "POST"),
-            Self::Session => ("session", &["GET", "HEAD"], "GET, HEAD"),
-        }
-    }
-
-    /// Largest body that it takes, in bytes.
+    /// The most bytes that its request's body may have; more are 413.
     pub const fn body_limit(self) -> u64 {
         match self {
-            Self::Auth | Self::Refresh | Self::Logout | Self::Session => 16 * 1024,
+            Self::Auth | Self::Refresh | Self::Logout | Self::Session => BODY_LIMIT,
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "auth" => Some(Self::Auth),
+            "refresh" => Some(Self::Refresh),
+            "logout" => Some(Self::Logout),
+            "session" => Some(Self::Session),
+            _ => None,
+        }
+    }
+
+    const fn methods(self) -> &'static str {
+        match self {
+            Self::Auth | Self::Refresh | Self::Logout => "POST",
+            Self::Session => "GET, HEAD",
         }
     }
 }
 
-/// The token that a request shows.
-#[derive(Debug, Clone, Copy)]
-pub enum Presented<'a> {
-    /// None.
-    None,
-    /// One, not yet verified.
-    Token(&'a str),
-}
-
-/// A request for an endpoint, read whole.
-#[derive(Debug)]
+/// A request for one of the endpoints, whole.
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
-    /// `Content-Type` as written.
+    /// The Content-Type header.
     pub content_type: Option<&'a str>,
-    /// `Referer` as written.
+    /// The Referer header, by which WeChat names the mini program.
     pub referer: Option<&'a str>,
-    /// The token shown.
-    pub token: Presented<'a>,
-    /// The client's address.
+    /// The token that the request shows, from the first place of `session.token_from` that
+    /// holds something.
+    pub token: Option<&'a str>,
+    /// Who really called, behind any trusted proxy.
     pub client: IpAddr,
-    /// The body, within the endpoint's limit.
+    /// The body, at most [`Endpoint::body_limit`] bytes.
     pub body: &'a [u8],
-    /// Names this request.
+    /// The request's id.
     pub request_id: &'a str,
 }
 
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Body and token are secret.
+        formatter.debug_struct("Request").field("id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
 impl Endpoints {
-    /// The endpoints of a configuration.
+    /// The endpoints of a configuration. Of the `previous` ones, if any, the buckets of an
+    /// unchanged rate limit are kept, so that a reload gives nobody a fresh one.
     pub fn new(
         config: &Config,
         sessions: Arc<Sessions>,
@@ -99,79 +128,88 @@ impl Endpoints {
         metrics: Arc<Metrics>,
         previous: Option<&Self>,
     ) -> Self {
-        let limit = config.login.rate_limit;
-        // A reload that leaves the limit alone leaves the buckets as full as they are.
-        let kept = previous
-            .filter(|previous| previous.login.rate_limit == limit)
-            .and_then(|previous| previous.rate.clone());
+        let kept = previous.and_then(|previous| previous.login_limit.as_ref());
+        let login_limit = config.login.rate_limit.map(|written| {
+            let kept = kept.filter(|kept| kept.written == written);
+            let limiter = kept.map(|kept| Arc::clone(&kept.limiter));
+            LoginLimit {
+                written,
+                limiter: limiter.unwrap_or_else(|| Arc::new(RateLimiter::new(written))),
+            }
+        });
         Self {
-            login: config.login.clone(),
-            appids: config.apps.iter().map(|app| app.appid.clone()).collect(),
+            prefix: config.login.prefix.clone(),
+            apps: config.apps.iter().filter_map(|app| AppId::parse(&app.appid).ok()).collect(),
+            login_limit,
+            reveals: match config.login.expose_openid {
+                true => Reveals::Identity,
+                false => Reveals::Nothing,
+            },
             sessions,
             wechat,
             metrics,
-            rate: kept.or_else(|| limit.map(RateLimiter::new).map(Arc::new)),
         }
     }
 
-    /// Whether a path is the gateway's: the prefix itself and everything below it. Such a path is
-    /// never forwarded.
+    /// Whether a path, as routed, is the prefix or below it. Such a request is never forwarded.
     pub fn owns(&self, path: &str) -> bool {
-        path.strip_prefix(self.login.prefix.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        self.below(path).is_some()
     }
 
-    /// Which endpoint a request is for. `path` is one that [`Endpoints::owns`].
+    /// The endpoint for a path that [`Endpoints::owns`] and a method.
     ///
     /// # Errors
-    /// 404 for what is not there, 405 for a wrong method.
+    /// 404 where there is none, 405 where it has another method.
     pub fn find(&self, method: &str, path: &str) -> Result<Endpoint, Refusal> {
-        let name = path
-            .strip_prefix(self.login.prefix.as_str())
-            .and_then(|rest| rest.strip_prefix('/'))
-            .unwrap_or_default();
-        let endpoint = Endpoint::ALL
-            .into_iter()
-            .find(|endpoint| endpoint.place().0 == name)
-            .ok_or_else(Refusal::not_found)?;
-        let (_, methods, allow) = endpoint.place();
-        if methods.contains(&method) {
+        let name = self.below(path).and_then(|rest| rest.strip_prefix('/'));
+        let endpoint = name.and_then(Endpoint::named).ok_or(Refusal::NotFound)?;
+        let allow = endpoint.methods();
+        if allow.split(", ").any(|allowed| allowed == method) {
             Ok(endpoint)
         } else {
-            Err(Refusal::method_not_allowed(allow))
+            Err(Refusal::MethodNotAllowed { allow: allow.to_owned() })
         }
     }
 
-    /// Answers. Never fails: a refusal is an answer too.
+    /// Answers a request; every failure is an answer too.
     pub async fn answer(&self, endpoint: Endpoint, request: Request<'_>) -> Answer {
-        let answered = match endpoint {
-            Endpoint::Auth => self.auth(&request).await,
-            Endpoint::Refresh => self.refresh(&request).await,
-            Endpoint::Logout => self.logout(&request).await,
-            Endpoint::Session => self.session(&request),
-        };
-        answered.unwrap_or_else(|refusal| refusal.into_answer(request.request_id))
-    }
-
-    /// Who is asking, by a good token.
-    fn caller(&self, request: &Request<'_>) -> Result<Arc<Verified>, Refusal> {
-        match request.token {
-            Presented::None => Err(Refusal::unauthorized()),
-            Presented::Token(token) => {
-                self.sessions.verify(token).map_err(|error: TokenError| error.into())
-            }
+        match endpoint {
+            Endpoint::Auth => auth::answer(self, request).await,
+            Endpoint::Refresh => refresh::answer(self, request).await,
+            Endpoint::Logout => logout::answer(self, request).await,
+            Endpoint::Session => session::answer(self, request),
         }
     }
 
-    /// Takes one from the address' bucket.
-    fn check_rate(&self, request: &Request<'_>) -> Result<(), Refusal> {
-        match &self.rate {
-            None => Ok(()),
-            Some(rate) => rate.check(RateKeyValue::Ip(request.client)).map_err(Refusal::slow_down),
-        }
+    /// What is left of a path below the prefix: empty, or from the slash on.
+    fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let rest = path.strip_prefix(self.prefix.as_str())?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+    }
+
+    /// Who shows the token of a request that needs one; else the answer that says why not.
+    fn caller(&self, request: &Request<'_>) -> Result<Arc<Verified>, Answer> {
+        let token = request.token.ok_or(Refusal::Unauthorized);
+        let verified = token.and_then(|token| Ok(self.sessions.verify(token)?));
+        verified.map_err(|refusal| refusal.into_answer(request.request_id))
     }
 }
 
-fn invalid(what: impl Into<String>) -> Refusal {
-    Refusal::new(Kind::InvalidRequest, what)
+impl fmt::Debug for Endpoints {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Endpoints").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// Writes down what no client caused; a token that is not good any more is told to its owner only.
+fn log_session_error(error: &SessionError) {
+    match error {
+        SessionError::Token(_) => {}
+        SessionError::Key(_)
+        | SessionError::App(_)
+        | SessionError::Random(_)
+        | SessionError::Signing => {
+            log::error!("a session could not be opened or refreshed: {error}");
+        }
+    }
 }

@@ -1,12 +1,22 @@
-//! `POST {prefix}/refresh`: a new token of the same session.
+//! `POST refresh`: a good token for a later one of the same session.
 
-use super::answer::{Answer, Refusal};
-use super::{Endpoints, Request};
+use super::refusal::Refusal;
+use super::{Answer, Endpoints, Request, auth, log_session_error};
+use crate::observe::AuthResult;
 
-impl Endpoints {
-    pub(super) async fn refresh(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
-        let caller = self.caller(request)?;
-        let issued = self.sessions.refresh(&caller).await?;
-        Ok(self.token_answer(&issued))
-    }
+pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answer {
+    let caller = match endpoints.caller(&request) {
+        Ok(caller) => caller,
+        Err(answer) => return answer,
+    };
+    let openid = Some(caller.identity.openid.clone());
+    let answer = match endpoints.sessions.refresh(&caller).await {
+        Ok(issued) => auth::issued_answer(endpoints, &issued),
+        Err(error) => {
+            log_session_error(&error);
+            // The token was good; the session behind it may be over nevertheless.
+            Refusal::from(error).into_answer(request.request_id)
+        }
+    };
+    answer.for_caller(AuthResult::Ok, openid)
 }

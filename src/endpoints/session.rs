@@ -1,42 +1,41 @@
-//! `GET {prefix}/session`: what a token stands for (after RFC 7662).
+//! `GET session`: what the shown token says, while it is good.
 
 use serde::Serialize;
 
-use super::answer::{Answer, Refusal};
-use super::{Endpoints, Request};
-use crate::identity::UnionId;
+use super::{Answer, Endpoints, Request};
+use crate::observe::AuthResult;
 
+/// By the names of RFC 7662.
 #[derive(Serialize)]
-struct SessionAnswer<'a> {
+struct Body<'a> {
     active: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     openid: Option<&'a str>,
     appid: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     unionid: Option<&'a str>,
+    /// Separated by spaces; empty if there is none.
     scope: String,
     iat: u64,
     exp: u64,
     expires_in: u64,
 }
 
-impl Endpoints {
-    pub(super) fn session(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
-        let caller = self.caller(request)?;
-        let identity = &caller.identity;
-        let shown = self.login.expose_openid;
-        Ok(Answer::json(
-            200,
-            &SessionAnswer {
-                active: true,
-                openid: Some(identity.openid.as_str()).filter(|_| shown),
-                appid: identity.appid.as_str(),
-                unionid: identity.unionid.as_ref().map(UnionId::as_str).filter(|_| shown),
-                scope: caller.scope.join(" "),
-                iat: caller.issued_at,
-                exp: caller.expires_at,
-                expires_in: self.sessions.expires_in(&caller).as_secs(),
-            },
-        ))
-    }
+pub(super) fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answer {
+    let caller = match endpoints.caller(&request) {
+        Ok(caller) => caller,
+        Err(answer) => return answer,
+    };
+    let (openid, unionid) = endpoints.reveals.of(&caller.identity);
+    let body = Body {
+        active: true,
+        openid,
+        appid: caller.identity.appid.as_str(),
+        unionid,
+        scope: caller.scope.join(" "),
+        iat: caller.issued_at,
+        exp: caller.expires_at,
+        expires_in: endpoints.sessions.expires_in(&caller).as_secs(),
+    };
+    Answer::json(&body).for_caller(AuthResult::Ok, Some(caller.identity.openid.clone()))
 }

@@ -5,6 +5,7 @@
 //! once. If the queue is full or the disk refuses, lines are dropped and counted.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -55,12 +56,6 @@ pub enum AccessLogError {
 /// Where answered requests are written down. Dropping it writes what is queued.
 pub struct AccessLog(Option<Queue>);
 
-impl std::fmt::Debug for AccessLog {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("AccessLog").finish_non_exhaustive()
-    }
-}
-
 impl AccessLog {
     /// Opens the file and starts the writing thread; with `access = "off"` neither.
     ///
@@ -78,8 +73,8 @@ impl AccessLog {
             .map_err(AccessLogError::Thread)
     }
 
-    /// Whether lines are written at all.
-    pub fn is_on(&self) -> bool {
+    /// Whether lines are written at all, for callers that would prepare one in vain.
+    pub const fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
@@ -112,6 +107,12 @@ impl AccessLog {
                 log::warn!("the last lines of the access log could not be written in time");
             }
         }
+    }
+}
+
+impl fmt::Debug for AccessLog {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(if self.is_on() { "AccessLog(on)" } else { "AccessLog(off)" })
     }
 }
 

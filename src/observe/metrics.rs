@@ -38,6 +38,8 @@ pub struct Metrics {
     pub wechat_requests: IntCounterVec,
     /// `api`
     pub wechat_request_duration: HistogramVec,
+    /// `appid` (configured): when its access_token was fetched, in Unix seconds
+    pub wechat_access_token_timestamp: IntGaugeVec,
     /// Sessions that are open.
     pub sessions_active: IntGauge,
     /// `upstream`, `server`, `code` (a status, or `connect`, `timeout`, `reset`)
@@ -101,6 +103,11 @@ impl Metrics {
                 "wechat_request_duration_seconds",
                 "How long WeChat took to answer.",
                 &["api"],
+            )?,
+            wechat_access_token_timestamp: table.gauges(
+                "wechat_access_token_timestamp_seconds",
+                "When the access_token was fetched; its age is time() minus this.",
+                &["appid"],
             )?,
             sessions_active: table.gauge("sessions_active", "Sessions that are open.")?,
             upstream_requests: table.counters(
@@ -207,5 +214,106 @@ impl Table {
     ) -> Result<HistogramVec, prometheus::Error> {
         let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
         self.add(HistogramVec::new(options, labels)?)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::fmt::Write as _;
+
+    use prometheus::proto::MetricType;
+
+    use super::*;
+
+    #[test]
+    fn a_scrape_holds_our_metrics_and_those_of_the_process_each_under_its_name() {
+        let metrics = Metrics::new().unwrap();
+        metrics.token_cache.with_label_values(&["hit"]).inc();
+        let text = metrics.render();
+        assert!(text.contains("\nwxgate_token_cache_total{result=\"hit\"} 1\n"), "{text}");
+        assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+        assert!(!text.contains("wxgate_process_"), "{text}");
+        let version = env!("CARGO_PKG_VERSION");
+        assert!(text.contains(&format!("wxgate_build_info{{version=\"{version}\"}} 1\n")));
+    }
+
+    /// What the `Metrics` of this version hold. No `..`: a new field must be listed.
+    fn collectors(metrics: Metrics) -> Vec<Box<dyn Collector>> {
+        let Metrics {
+            registry: _,
+            process: _,
+            http_requests,
+            http_request_duration,
+            http_requests_in_flight,
+            auth_decisions,
+            token_cache,
+            logins,
+            wechat_requests,
+            wechat_request_duration,
+            sessions_active,
+            upstream_requests,
+            upstream_request_duration,
+            upstream_up,
+            upstream_retries,
+            config_reloads,
+            config_last_reload_success,
+            access_log_dropped,
+            wechat_access_token_timestamp,
+        } = metrics;
+        vec![
+            Box::new(http_requests),
+            Box::new(http_request_duration),
+            Box::new(http_requests_in_flight),
+            Box::new(auth_decisions),
+            Box::new(token_cache),
+            Box::new(logins),
+            Box::new(wechat_requests),
+            Box::new(wechat_request_duration),
+            Box::new(sessions_active),
+            Box::new(upstream_requests),
+            Box::new(upstream_request_duration),
+            Box::new(upstream_up),
+            Box::new(upstream_retries),
+            Box::new(config_reloads),
+            Box::new(config_last_reload_success),
+            Box::new(access_log_dropped),
+            Box::new(wechat_access_token_timestamp),
+        ]
+    }
+
+    #[test]
+    fn docs_metrics_md_is_what_the_table_says() {
+        let mut page = "# Metrics\n\n\
+            `GET /metrics` on the admin listener, in Prometheus' text format. Labels hold values \
+            from closed sets only: configured names, status codes, results. What a client chooses \
+            becomes `other` (methods) or `unknown` (appids).\n\n\
+            | name | type | labels | meaning |\n\
+            | --- | --- | --- | --- |\n\
+            | `wxgate_build_info` | gauge | `version` | Always 1. |\n"
+            .to_owned();
+        for collector in collectors(Metrics::new().unwrap()) {
+            let desc = collector.desc().into_iter().next().unwrap().clone();
+            let kind = match collector.collect().first().unwrap().get_field_type() {
+                MetricType::COUNTER => "counter",
+                MetricType::GAUGE => "gauge",
+                MetricType::HISTOGRAM => "histogram",
+                MetricType::SUMMARY | MetricType::UNTYPED => "other",
+            };
+            let labels: Vec<String> =
+                desc.variable_labels.iter().map(|label| format!("`{label}`")).collect();
+            let (name, help, labels) = (&desc.fq_name, &desc.help, labels.join(", "));
+            writeln!(page, "| `wxgate_{name}` | {kind} | {labels} | {help} |").unwrap();
+        }
+        page.push_str(
+            "\nBesides these, `process_*` as every Prometheus client has them: CPU seconds, \
+             resident and virtual memory, open files, start time, threads.\n",
+        );
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        if std::env::var_os("WXGATE_WRITE_DOCS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(written, page, "run `WXGATE_WRITE_DOCS=1 cargo test docs_` to write it anew");
     }
 }

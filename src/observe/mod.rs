@@ -10,5 +10,6 @@ pub mod user_hash;
 pub use access::{AccessLog, AccessLogError};
 pub use access_line::AccessLine;
 pub use metrics::Metrics;
+pub use prometheus::{IntCounter, IntGauge};
 pub use route_metrics::{AuthResult, RouteMetrics};
 pub use user_hash::{HashedUser, UserHash};

@@ -12,13 +12,13 @@ use super::head::{self, RequestHead};
 use super::rules::Rules;
 use crate::config::{Auth, RateKey};
 use crate::endpoints::Endpoint;
-use crate::endpoints::answer::Refusal;
+use crate::endpoints::Refusal;
 use crate::observe::AuthResult;
 use crate::route::path::normalise;
 use crate::route::policy::{Caller, Verdict};
 use crate::route::rate::RateKeyValue;
 use crate::route::table::{Found, Route};
-use crate::session::{TokenError, Verified};
+use crate::session::Verified;
 
 /// What is to be done with a request.
 #[derive(Debug)]
@@ -55,8 +55,11 @@ pub(crate) fn admit(
     let client = Client::of(head, peer, rules.trusted_proxies());
     let mut exchange = Exchange::begin(rules, head, client.address);
     exchange.request_id.clone_from(&client.request_id);
-    let decision = decide(rules, head, client, &mut exchange).unwrap_or_else(Decision::Refuse);
-    (exchange, decision)
+    let decision = decide(rules, head, client, &mut exchange);
+    if let Some(auth) = decision.as_ref().err().and_then(Refusal::auth) {
+        exchange.decided(auth);
+    }
+    (exchange, decision.unwrap_or_else(Decision::Refuse))
 }
 
 /// The methods that a gateway can say are allowed where no route decides.
@@ -69,10 +72,10 @@ fn decide(
     exchange: &mut Exchange,
 ) -> Result<Decision, Refusal> {
     if matches!(head.method, "CONNECT" | "TRACE") {
-        return Err(Refusal::method_not_allowed(ALLOWED));
+        return Err(Refusal::MethodNotAllowed { allow: ALLOWED.to_owned() });
     }
     let (path, _) = head.target.split_once('?').unwrap_or((head.target, ""));
-    let path = normalise(path).map_err(|error| Refusal::invalid_path(error.to_string()))?;
+    let path = normalise(path)?;
     if rules.endpoints.owns(&path.routed) {
         exchange.is_own();
         let credential = find_credential(rules, head)?;
@@ -81,8 +84,10 @@ fn decide(
     let route = match rules.table.find(head.host, &path.routed, head.method) {
         Found::Route(route) => Arc::clone(route),
         Found::AddSlash => return Ok(Decision::AddSlash(with_slash(&path.routed, head.target))),
-        Found::MethodNotAllowed { allow } => return Err(Refusal::method_not_allowed(allow)),
-        Found::NotFound => return Err(Refusal::not_found()),
+        Found::MethodNotAllowed { allow } => {
+            return Err(Refusal::MethodNotAllowed { allow: allow.to_owned() });
+        }
+        Found::NotFound => return Err(Refusal::NotFound),
     };
     exchange.takes_route(&route.name);
     let credential = find_credential(rules, head)?;
@@ -90,7 +95,7 @@ fn decide(
     check_rate_of_address(&route, &client)?;
     let caller = authenticate(rules, &route, &credential, exchange)?;
     check_rate_of_caller(&route, &client, caller.as_deref())?;
-    authorise(&route, caller.as_deref(), exchange)?;
+    authorise(&route, caller.as_deref())?;
     Ok(Decision::Forward(Box::new(Forward {
         target: forward::target(head, &path.forwarded, rules, &route),
         host: head.host.to_owned(),
@@ -107,8 +112,7 @@ fn decide(
 }
 
 fn find_credential<'a>(rules: &Rules, head: &RequestHead<'a>) -> Result<Credential<'a>, Refusal> {
-    credential::find(head, &rules.config.session.token_from)
-        .map_err(|error| Refusal::ambiguous(error.to_string()))
+    credential::find(head, &rules.config.session.token_from).map_err(|_| Refusal::TwoCredentials)
 }
 
 fn own(
@@ -134,7 +138,7 @@ fn own(
 fn check_length(head: &RequestHead<'_>, limit: Option<u64>) -> Result<(), Refusal> {
     let length = head.headers.get_all("content-length").next();
     match (length.map(head::content_length).transpose()?, limit) {
-        (Some(length), Some(limit)) if length > limit => Err(Refusal::content_too_large()),
+        (Some(length), Some(limit)) if length > limit => Err(Refusal::ContentTooLarge),
         _ => Ok(()),
     }
 }
@@ -148,9 +152,9 @@ fn with_slash(path: &str, target: &str) -> String {
 
 fn check_rate_of_address(route: &Route, client: &Client) -> Result<(), Refusal> {
     match route.rate() {
-        Some(rate) if rate.counts_by() == RateKey::Ip => {
-            rate.check(RateKeyValue::Ip(client.address)).map_err(Refusal::slow_down)
-        }
+        Some(rate) if rate.counts_by() == RateKey::Ip => rate
+            .check(RateKeyValue::Ip(client.address))
+            .map_err(|retry_after| Refusal::SlowDown { retry_after }),
         _ => Ok(()),
     }
 }
@@ -166,7 +170,7 @@ fn check_rate_of_caller(
     };
     match route.rate() {
         Some(rate) if rate.counts_by() == RateKey::OpenId => {
-            rate.check(key).map_err(Refusal::slow_down)
+            rate.check(key).map_err(|retry_after| Refusal::SlowDown { retry_after })
         }
         _ => Ok(()),
     }
@@ -179,45 +183,22 @@ fn authenticate(
     credential: &Credential<'_>,
     exchange: &mut Exchange,
 ) -> Result<Option<Arc<Verified>>, Refusal> {
-    let result = match (route.auth, credential) {
-        (Auth::Public, _) => Ok((None, AuthResult::Public)),
-        (Auth::Optional, Credential::None) => Ok((None, AuthResult::Guest)),
-        (Auth::Required, Credential::None) => Err((Refusal::unauthorized(), AuthResult::Missing)),
+    let (caller, auth) = match (route.auth, credential) {
+        (Auth::Public, _) => (None, AuthResult::Public),
+        (Auth::Optional, Credential::None) => (None, AuthResult::Guest),
+        (Auth::Required, Credential::None) => return Err(Refusal::Unauthorized),
         (Auth::Required | Auth::Optional, Credential::Token(token)) => {
-            match rules.sessions.verify(token) {
-                Ok(caller) => Ok((Some(caller), AuthResult::Ok)),
-                Err(error) => Err((Refusal::from(error), of_token_error(error))),
-            }
+            (Some(rules.sessions.verify(token)?), AuthResult::Ok)
         }
     };
-    match result {
-        Ok((caller, auth)) => {
-            exchange.decided(auth);
-            if let Some(caller) = &caller {
-                exchange.is_by(caller.identity.openid.as_str());
-            }
-            Ok(caller)
-        }
-        Err((refusal, auth)) => {
-            exchange.decided(auth);
-            Err(refusal)
-        }
+    exchange.decided(auth);
+    if let Some(caller) = &caller {
+        exchange.is_by(caller.identity.openid.as_str());
     }
+    Ok(caller)
 }
 
-fn of_token_error(error: TokenError) -> AuthResult {
-    match error {
-        TokenError::Invalid => AuthResult::Invalid,
-        TokenError::Expired => AuthResult::Expired,
-        TokenError::Revoked => AuthResult::Revoked,
-    }
-}
-
-fn authorise(
-    route: &Route,
-    caller: Option<&Verified>,
-    exchange: &mut Exchange,
-) -> Result<(), Refusal> {
+fn authorise(route: &Route, caller: Option<&Verified>) -> Result<(), Refusal> {
     let Some(caller) = caller else {
         return Ok(());
     };
@@ -226,11 +207,9 @@ fn authorise(
         appid: caller.identity.appid.as_str(),
         scope: &caller.scope,
     });
-    let refusal = match verdict {
-        Verdict::Allowed => return Ok(()),
-        Verdict::AccessDenied => Refusal::access_denied(),
-        Verdict::InsufficientScope(scope) => Refusal::insufficient_scope(scope),
-    };
-    exchange.decided(AuthResult::Forbidden);
-    Err(refusal)
+    match verdict {
+        Verdict::Allowed => Ok(()),
+        Verdict::AccessDenied => Err(Refusal::AccessDenied),
+        Verdict::InsufficientScope(scope) => Err(Refusal::InsufficientScope(scope.to_owned())),
+    }
 }

@@ -1,13 +1,11 @@
 //! Answers on their way to the client: the gateway's own, and what is changed on a backend's.
 
-use std::fmt::Write as _;
-
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::connection::Connection;
 use super::forward::Forward;
-use crate::endpoints::answer::Answer;
+use crate::endpoints::Answer;
 use tokio::io::AsyncWriteExt;
 
 /// Tells the client to refresh in time.
@@ -103,8 +101,9 @@ pub(crate) async fn write_to_connection(
 }
 
 fn write_line(head: &mut String, name: &str, value: &str) {
-    // Writing to a String cannot fail.
-    let _ = write!(head, "{name}: {value}\r\n");
+    for part in [name, ": ", value, "\r\n"] {
+        head.push_str(part);
+    }
 }
 
 /// Writes one of the gateway's own answers where Pingora holds the connection.

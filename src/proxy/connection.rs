@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use pingora::protocols::{
@@ -137,8 +138,8 @@ impl Connection {
 
     /// Ends the connection so that the client still gets what was written: a close with unread
     /// input would make the kernel send a reset, which can overtake the answer.
-    pub(crate) async fn linger(mut self) {
-        const MOST: usize = 256 * 1024;
+    pub(crate) async fn linger(&mut self) {
+        const MOST: usize = 1024 * 1024;
         let drain = async {
             self.flush().await?;
             self.socket.shutdown().await?;
@@ -153,7 +154,7 @@ impl Connection {
             io::Result::Ok(())
         };
         // Whoever does not stop sending within a second gets the reset.
-        match tokio::time::timeout(std::time::Duration::from_secs(1), drain).await {
+        match tokio::time::timeout(Duration::from_secs(1), drain).await {
             Ok(Ok(())) | Err(_) => {}
             Ok(Err(error)) => log::debug!("connection ended: {error}"),
         }
@@ -279,8 +280,12 @@ impl AsyncWrite for Connection {
 #[async_trait::async_trait]
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
-        if let Err(error) = AsyncWriteExt::shutdown(self).await {
-            log::debug!("connection ended: {error}");
+        if self.is_at_boundary() || self.end_of_input {
+            if let Err(error) = AsyncWriteExt::shutdown(self).await {
+                log::debug!("connection ended: {error}");
+            }
+        } else {
+            self.linger().await;
         }
     }
 }

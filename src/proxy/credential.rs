@@ -54,7 +54,8 @@ pub(crate) fn find<'a>(
 pub(crate) fn bearer(headers: Headers<'_>) -> Option<&str> {
     let value = headers.get_all("authorization").next()?;
     let (scheme, rest) = value.split_at_checked(6)?;
-    if !scheme.eq_ignore_ascii_case(b"bearer") || !rest.first().is_none_or(|byte| *byte == b' ') {
+    let ends = rest.first().is_none_or(|byte| *byte == b' ');
+    if !(ends && scheme.eq_ignore_ascii_case(b"bearer")) {
         return None;
     }
     // What is no text is no token either, but it is something, and so it is refused.

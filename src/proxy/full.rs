@@ -16,7 +16,7 @@ use super::answering::{self, Hint};
 use super::exchange::Exchange;
 use super::forward::{Fate, Forward};
 use super::reject;
-use crate::endpoints::answer::Refusal;
+use crate::endpoints::Refusal;
 use crate::upstream::{PickKey, Picked};
 
 /// The full lane. It has no state of its own: all of it comes with the request.
@@ -41,6 +41,8 @@ pub struct Passage {
     attempt: Option<Attempt>,
     /// Why the gateway itself ends the request.
     refusal: Option<Refusal>,
+    /// Whether it did; then the error that Pingora reports is ours.
+    refused: bool,
     received: u64,
 }
 
@@ -87,6 +89,7 @@ impl Passage {
     /// Ends the request with a refusal of the gateway's own.
     fn refuse(&mut self, refusal: Refusal) -> Box<Error> {
         self.refusal = Some(refusal);
+        self.refused = true;
         Error::explain(ErrorType::InternalError, ImmutStr::from("refused by the gateway"))
     }
 }
@@ -134,7 +137,7 @@ impl ProxyHttp for FullLane {
             client: forward.client.address,
         };
         let Ok(picked) = upstream.pick(key, &passage.tried) else {
-            return Err(passage.refuse(Refusal::upstream_unavailable()));
+            return Err(passage.refuse(Refusal::UpstreamUnavailable));
         };
         let mut peer = HttpPeer::new(picked.address, false, String::new());
         let options = &mut peer.options;
@@ -187,8 +190,8 @@ impl ProxyHttp for FullLane {
         };
         request.insert_header(http::header::HOST, host)?;
         if forward.websocket {
-            request.insert_header(http::header::CONNECTION, "Upgrade")?;
-            request.insert_header(http::header::UPGRADE, "websocket")?;
+            request.insert_header("Connection", "Upgrade")?;
+            request.insert_header("Upgrade", "websocket")?;
         } else if session.is_body_empty() && request.headers.get("content-length").is_none() {
             request.remove_header(&http::header::TRANSFER_ENCODING);
         }
@@ -210,7 +213,7 @@ impl ProxyHttp for FullLane {
         let forward = passage.forward()?;
         if forward.max_body_bytes.is_some_and(|most| passage.received > most) && !forward.websocket
         {
-            return Err(passage.refuse(Refusal::content_too_large()));
+            return Err(passage.refuse(Refusal::ContentTooLarge));
         }
         Ok(())
     }
@@ -225,7 +228,7 @@ impl ProxyHttp for FullLane {
         let forward = passage.forward()?;
         if status == 101 {
             if !forward.websocket {
-                return Err(passage.refuse(Refusal::bad_gateway()));
+                return Err(passage.refuse(Refusal::BadGateway));
             }
             passage.count_attempt("101");
             return Ok(());
@@ -318,7 +321,7 @@ impl ProxyHttp for FullLane {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, passage: &mut Passage) {
         let status = session.response_written().map_or(499, |head| head.status.as_u16());
         passage.count_attempt("aborted");
-        if let (Some(error), Some(admitted)) = (error, &passage.admitted) {
+        if let (Some(error), Some(admitted), false) = (error, &passage.admitted, passage.refused) {
             reject::log_pingora(error, status, &admitted.exchange);
         }
         let received = passage.received;
@@ -362,36 +365,29 @@ fn may_try_again(passage: &Passage) -> bool {
 
 /// Scrubs the client's headers and writes the gateway's. Runs once per attempt, on a fresh copy.
 fn rewrite(request: &mut RequestHeader, forward: &Forward) -> Result<()> {
-    let mut dropped = Vec::new();
-    let mut replaced = Vec::new();
-    for name in request.headers.keys() {
-        let mut values = Vec::new();
-        let mut changed = false;
-        for value in request.headers.get_all(name) {
-            match forward.fate(name.as_str().as_bytes(), value.as_bytes()) {
-                Fate::Pass => values.push(value.clone()),
-                Fate::Drop => changed = true,
-                Fate::Replace(bytes) => {
-                    changed = true;
-                    if let Ok(value) = http::HeaderValue::from_bytes(&bytes) {
-                        values.push(value);
-                    }
-                }
+    let mut changed = Vec::new();
+    let mut kept = Vec::new();
+    for (name, value) in request.case_header_iter() {
+        let bytes = match forward.fate(name.as_slice(), value.as_bytes()) {
+            Fate::Pass => {
+                kept.push((name.clone(), value.clone()));
+                continue;
             }
-        }
-        if changed && values.is_empty() {
-            dropped.push(name.clone());
-        } else if changed {
-            replaced.push((name.clone(), values));
-        }
+            Fate::Drop => None,
+            Fate::Replace(bytes) => http::HeaderValue::from_bytes(&bytes).ok(),
+        };
+        changed.push(http::HeaderName::from_bytes(name.as_slice()).map_err(|_| not_admitted())?);
+        kept.extend(bytes.map(|value| (name.clone(), value)));
     }
-    for name in &dropped {
+    // Headers of one name stand together; where one of them changes, all are written anew.
+    for name in &changed {
         request.remove_header(name);
     }
-    for (name, values) in replaced {
-        request.remove_header(&name);
-        for value in values {
-            request.append_header(name.clone(), value)?;
+    for (name, value) in kept {
+        let is_changed =
+            changed.iter().any(|it| it.as_str().as_bytes().eq_ignore_ascii_case(name.as_slice()));
+        if is_changed {
+            request.append_header(name, value)?;
         }
     }
     for (name, value) in forward.additions() {

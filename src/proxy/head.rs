@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::chunked::ChunkedEnd;
 use super::connection::{Connection, Window};
-use crate::endpoints::answer::Refusal;
+use crate::endpoints::Refusal;
 
 /// Longest request line: method, target and version.
 const MAX_REQUEST_LINE: usize = 8 * 1024;
@@ -108,6 +108,10 @@ pub(crate) async fn read_head(
 ) -> Result<usize, NoHead> {
     first_byte(connection, Instant::now() + limits.idle, draining).await?;
     skip_empty_lines(connection, Instant::now() + limits.timeout).await?;
+    // Another protocol, TLS mostly, is told so at once.
+    if !connection.ahead().first().is_some_and(|byte| is_method_byte(*byte)) {
+        return Err(malformed("no method"));
+    }
     let deadline = Instant::now() + limits.timeout;
     let mut scan = Scan::default();
     loop {
@@ -115,7 +119,7 @@ pub(crate) async fn read_head(
             return Ok(length);
         }
         match timeout_at(deadline, connection.read_ahead()).await {
-            Err(_) => return Err(Refusal::request_timeout().into()),
+            Err(_) => return Err(Refusal::RequestTimeout.into()),
             Ok(Err(_) | Ok(0)) => return Err(NoHead::Closed),
             Ok(Ok(_)) => {}
         }
@@ -170,7 +174,7 @@ async fn skip_empty_lines(connection: &mut Connection, deadline: Instant) -> Res
 }
 
 fn malformed(what: &'static str) -> NoHead {
-    NoHead::Refused(Refusal::malformed(what))
+    NoHead::Refused(Refusal::Malformed(what))
 }
 
 /// Looks at each byte of a head once, however it was cut up on its way.
@@ -188,10 +192,10 @@ impl Scan {
             self.seen += 1;
             if byte != b'\n' {
                 if !self.request_line_over && self.seen > MAX_REQUEST_LINE {
-                    return Err(Refusal::uri_too_long().into());
+                    return Err(Refusal::UriTooLong.into());
                 }
                 if self.seen > max_bytes {
-                    return Err(Refusal::header_fields_too_large().into());
+                    return Err(Refusal::HeaderFieldsTooLarge.into());
                 }
                 continue;
             }
@@ -219,13 +223,13 @@ pub(crate) fn with_head<R>(
     let mut request = httparse::Request::new(&mut lines);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::header_fields_too_large()),
-        Ok(_) | Err(_) => return Err(Refusal::malformed("not an HTTP request")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeaderFieldsTooLarge),
+        Ok(_) | Err(_) => return Err(Refusal::Malformed("not an HTTP request")),
     }
     let (Some(method), Some(target), Some(version)) =
         (request.method, request.path, request.version)
     else {
-        return Err(Refusal::malformed("not an HTTP request"));
+        return Err(Refusal::Malformed("not an HTTP request"));
     };
     let headers = Headers(request.headers);
     let version = if version == 0 { http::Version::HTTP_10 } else { http::Version::HTTP_11 };
@@ -243,7 +247,7 @@ fn check_bytes(bytes: &[u8]) -> Result<(), Refusal> {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|byte| *byte == b'\r') {
         if rest.get(at + 1) != Some(&b'\n') {
-            return Err(Refusal::malformed("a lone CR"));
+            return Err(Refusal::Malformed("a lone CR"));
         }
         rest = rest.get(at + 2..).unwrap_or_default();
     }
@@ -252,12 +256,15 @@ fn check_bytes(bytes: &[u8]) -> Result<(), Refusal> {
 
 /// A method of letters; CONNECT and TRACE are methods too, and refused with 405 later.
 pub(crate) fn check_method(method: &str) -> Result<(), Refusal> {
-    let known = |byte: u8| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_';
-    if method.len() <= MAX_METHOD && method.bytes().all(known) {
+    if method.len() <= MAX_METHOD && method.bytes().all(is_method_byte) {
         Ok(())
     } else {
-        Err(Refusal::malformed("not a method"))
+        Err(Refusal::Malformed("not a method"))
     }
+}
+
+fn is_method_byte(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte == b'-' || byte == b'_'
 }
 
 /// The one Host of a request (RFC 9112 section 3.2).
@@ -266,12 +273,12 @@ fn host(headers: Headers<'_>, version: http::Version) -> Result<&str, Refusal> {
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => host,
         (None, _) if version == http::Version::HTTP_10 => return Ok(""),
-        (None, _) => return Err(Refusal::malformed("no Host")),
-        (Some(_), Some(_)) => return Err(Refusal::malformed("more than one Host")),
+        (None, _) => return Err(Refusal::Malformed("no Host")),
+        (Some(_), Some(_)) => return Err(Refusal::Malformed("more than one Host")),
     };
     match std::str::from_utf8(host) {
         Ok(host) if is_authority(host) => Ok(host),
-        _ => Err(Refusal::malformed("a Host that is no host")),
+        _ => Err(Refusal::Malformed("a Host that is no host")),
     }
 }
 
@@ -310,8 +317,10 @@ pub(crate) fn is_authority(text: &str) -> bool {
 /// The target as path and query (RFC 9112 section 3.2): an absolute form is taken if it names the
 /// host that the request is for.
 fn origin_form<'a>(method: &str, target: &'a str, host: &str) -> Result<&'a str, Refusal> {
-    if target.bytes().any(|byte| byte == b'#' || byte <= b' ' || byte == 0x7f) {
-        return Err(Refusal::malformed("a request target with a fragment, space or control byte"));
+    // RFC 3986 knows none of these in a target; parsers behind us read them in different ways.
+    let is_foreign = |byte: u8| byte <= b' ' || byte == 0x7f || b"#\"<>`".contains(&byte);
+    if target.bytes().any(is_foreign) {
+        return Err(Refusal::Malformed("a request target with a byte that no URI may hold"));
     }
     if target.starts_with('/') {
         return Ok(target);
@@ -327,17 +336,17 @@ fn origin_form<'a>(method: &str, target: &'a str, host: &str) -> Result<&'a str,
             .and_then(|_| target.get(scheme.len()..))
     });
     let Some(rest) = absolute else {
-        return Err(Refusal::malformed("a request target that is no path"));
+        return Err(Refusal::Malformed("a request target that is no path"));
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
     if !authority.eq_ignore_ascii_case(host) {
-        return Err(Refusal::malformed("a request target of another host"));
+        return Err(Refusal::Malformed("a request target of another host"));
     }
     match path {
         "" => Ok("/"),
         path if path.starts_with('/') => Ok(path),
-        _ => Err(Refusal::malformed("a request target without a path")),
+        _ => Err(Refusal::Malformed("a request target without a path")),
     }
 }
 
@@ -350,27 +359,27 @@ fn window(head: &RequestHead<'_>, length: u64) -> Result<Window, Refusal> {
         (None, None) => Ok(Window::Bytes(length)),
         (None, Some(digits)) => {
             if lengths.next().is_some() {
-                return Err(Refusal::malformed("more than one Content-Length"));
+                return Err(Refusal::Malformed("more than one Content-Length"));
             }
             let body = content_length(digits)?;
             length.checked_add(body).map(Window::Bytes).ok_or_else(not_a_length)
         }
         (Some(_), Some(_)) => {
-            Err(Refusal::malformed("Content-Length together with Transfer-Encoding"))
+            Err(Refusal::Malformed("Content-Length together with Transfer-Encoding"))
         }
         (Some(coding), None) => {
             let is_chunked = coding.eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
             if is_chunked && head.version == http::Version::HTTP_11 {
                 Ok(Window::Chunked(length, ChunkedEnd::new()))
             } else {
-                Err(Refusal::malformed("a Transfer-Encoding that is not `chunked`"))
+                Err(Refusal::Malformed("a Transfer-Encoding that is not `chunked`"))
             }
         }
     }
 }
 
 fn not_a_length() -> Refusal {
-    Refusal::malformed("a Content-Length that is no number")
+    Refusal::Malformed("a Content-Length that is no number")
 }
 
 /// `1*DIGIT`, and nothing else that a number parser would take.

@@ -24,8 +24,8 @@ use super::exchange::Exchange;
 use super::full::{Admitted, FullLane};
 use super::head::{NoHead, RequestHead, read_head, with_head};
 use super::rules::Rules;
-use crate::endpoints::answer::{Answer, Refusal};
-use crate::endpoints::{self, Presented};
+use crate::endpoints;
+use crate::endpoints::{Answer, Refusal};
 
 /// What every connection of the client listener shares.
 pub struct Gateway {
@@ -193,7 +193,7 @@ async fn answer_ourselves(
         Decision::AddSlash(location) => Answer::redirect(308, location),
         Decision::Refuse(refusal) => refusal.into_answer(&exchange.request_id),
         // Forwarded by the caller.
-        Decision::Forward(_) => Refusal::internal().into_answer(&exchange.request_id),
+        Decision::Forward(_) => Refusal::Internal.into_answer(&exchange.request_id),
     };
     // A body that nobody read is drained if it is small and sure to come, else cut off.
     let small = connection.is_at_boundary()
@@ -236,25 +236,31 @@ async fn own_answer(
 ) -> Answer {
     let reading = timeout(rules.config.server.header_timeout, async {
         if asked.expects_continue && !connection.is_at_boundary() {
-            send_continue(connection).await.map_err(|_| Refusal::request_timeout())?;
+            send_continue(connection).await.map_err(|_| Refusal::RequestTimeout)?;
         }
         read_body(connection, own.endpoint.body_limit()).await
     });
-    let body = match reading.await.unwrap_or_else(|_| Err(Refusal::request_timeout())) {
+    let body = match reading.await.unwrap_or(Err(Refusal::RequestTimeout)) {
         Ok(body) => body,
         Err(refusal) => return refusal.into_answer(&exchange.request_id),
     };
     exchange.bytes_in = body.len() as u64;
-    let token = own.token.as_deref().map_or(Presented::None, Presented::Token);
     let request = endpoints::Request {
         content_type: own.content_type.as_deref(),
         referer: own.referer.as_deref(),
-        token,
+        token: own.token.as_deref(),
         client: exchange.client,
         body: &body,
         request_id: &exchange.request_id,
     };
-    rules.endpoints.answer(own.endpoint, request).await
+    let answer = rules.endpoints.answer(own.endpoint, request).await;
+    if let Some(auth) = answer.auth {
+        exchange.decided(auth);
+    }
+    if let Some(openid) = &answer.openid {
+        exchange.is_by(openid.as_str());
+    }
+    answer
 }
 
 /// Reads a small body whole.
@@ -266,17 +272,17 @@ async fn read_body(connection: &mut Connection, limit: u64) -> Result<Vec<u8>, R
     let mut buffer = [0; 4096];
     while !connection.is_at_boundary() {
         let count = match connection.read(&mut buffer).await {
-            Ok(0) => return Err(Refusal::malformed("a body that ends early")),
+            Ok(0) => return Err(Refusal::Malformed("a body that ends early")),
             Ok(count) => count,
-            Err(_) => return Err(Refusal::malformed("a body that is not framed as it says")),
+            Err(_) => return Err(Refusal::Malformed("a body that is not framed as it says")),
         };
         body.extend_from_slice(buffer.get(..count).unwrap_or_default());
         if body.len() as u64 > most {
-            return Err(Refusal::content_too_large());
+            return Err(Refusal::ContentTooLarge);
         }
     }
     if chunked {
         body = chunked::decode(&body);
     }
-    if body.len() as u64 > limit { Err(Refusal::content_too_large()) } else { Ok(body) }
+    if body.len() as u64 > limit { Err(Refusal::ContentTooLarge) } else { Ok(body) }
 }

@@ -3,28 +3,30 @@
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::exchange::Exchange;
-use crate::endpoints::answer::Refusal;
+use crate::endpoints::Refusal;
 
 /// What the client is told of an error of Pingora's; `None` where there is no client any more.
 pub(crate) fn of_pingora(error: &Error) -> Option<Refusal> {
-    use ErrorType::{ConnectTimedout, ReadTimedout, TLSHandshakeTimedout, WriteTimedout};
+    use ErrorType::{
+        ConnectTimedout, ConnectionClosed, ReadTimedout, TLSHandshakeTimedout, WriteError,
+        WriteTimedout,
+    };
+    let kind = error.etype();
+    let late =
+        matches!(kind, ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout);
     match error.esource() {
-        ErrorSource::Upstream => Some(match error.etype() {
-            ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout => {
-                Refusal::gateway_timeout()
-            }
-            _ => Refusal::bad_gateway(),
-        }),
-        ErrorSource::Downstream => match error.etype() {
-            ErrorType::ConnectionClosed | ErrorType::WriteError | WriteTimedout => None,
-            // The body stopped coming.
-            ReadTimedout => Some(Refusal::request_timeout()),
-            _ => Some(Refusal::malformed("a body that is not framed as it says")),
-        },
-        ErrorSource::Internal | ErrorSource::Unset => Some(match error.etype() {
-            ConnectTimedout => Refusal::gateway_timeout(),
-            _ => Refusal::internal(),
-        }),
+        ErrorSource::Upstream if late => Some(Refusal::GatewayTimeout),
+        ErrorSource::Upstream => Some(Refusal::BadGateway),
+        ErrorSource::Downstream
+            if matches!(kind, ConnectionClosed | WriteError | WriteTimedout) =>
+        {
+            None
+        }
+        // The body stopped coming.
+        ErrorSource::Downstream if late => Some(Refusal::RequestTimeout),
+        ErrorSource::Downstream => Some(Refusal::Malformed("a body that is not framed as it says")),
+        ErrorSource::Internal | ErrorSource::Unset if late => Some(Refusal::GatewayTimeout),
+        ErrorSource::Internal | ErrorSource::Unset => Some(Refusal::Internal),
     }
 }
 

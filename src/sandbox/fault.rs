@@ -17,7 +17,21 @@ use super::World;
 use super::answer::{BadOrder, errmsg, order as read, own, refusal};
 
 /// What may fail: the last part of each path of WeChat.
-const APIS: [&str; 3] = ["jscode2session", "token", "stable_token"];
+const APIS: [&str; 13] = [
+    "jscode2session",
+    "token",
+    "stable_token",
+    "getuserphonenumber",
+    "checksession",
+    "resetusersessionkey",
+    "getuserencryptkey",
+    "authorize",
+    "qrconnect",
+    "access_token",
+    "refresh_token",
+    "userinfo",
+    "auth",
+];
 
 const LONGEST_DELAY_MS: u64 = 600_000;
 

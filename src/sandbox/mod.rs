@@ -6,9 +6,14 @@
 mod answer;
 mod apps;
 pub mod backend;
+mod crypt;
 mod fault;
 mod jscode2session;
+mod oauth;
 mod phone;
+mod phone_number;
+mod session_key;
+mod sns;
 mod tickets;
 mod token;
 mod users;
@@ -19,12 +24,13 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
-use axum::routing::{any, post};
+use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 
 use answer::Wrong;
 use apps::Apps;
 use fault::Faults;
+use sns::Web;
 use tickets::Tickets;
 use token::Tokens;
 use users::Users;
@@ -51,7 +57,9 @@ struct World {
 struct State {
     users: Users,
     login_codes: Tickets<LoginCode>,
+    phone_codes: Tickets<PhoneCode>,
     tokens: Tokens,
+    web: Web,
 }
 
 /// What a code of wx.login stands for.
@@ -59,6 +67,13 @@ struct State {
 struct LoginCode {
     appid: String,
     openid: String,
+}
+
+/// What a code of the getPhoneNumber button stands for.
+struct PhoneCode {
+    appid: String,
+    openid: String,
+    number: String,
 }
 
 impl World {
@@ -76,7 +91,9 @@ pub fn router(apps: Vec<(String, Secret<String>)>, clock: Clock) -> Router {
         state: Mutex::new(State {
             users: Users::default(),
             login_codes: Tickets::living(tickets::FIVE_MINUTES),
+            phone_codes: Tickets::living(tickets::FIVE_MINUTES),
             tokens: Tokens::default(),
+            web: Web::default(),
         }),
         faults: Faults::default(),
     });
@@ -84,10 +101,23 @@ pub fn router(apps: Vec<(String, Secret<String>)>, clock: Clock) -> Router {
         .route("/sns/jscode2session", any(jscode2session::answer))
         .route("/cgi-bin/token", any(token::token))
         .route("/cgi-bin/stable_token", any(token::stable_token))
+        .route("/wxa/business/getuserphonenumber", any(phone_number::answer))
+        .route("/wxa/checksession", any(session_key::check))
+        .route("/wxa/resetusersessionkey", any(session_key::reset))
+        .route("/wxa/business/getuserencryptkey", any(session_key::channel_keys))
+        .route("/connect/oauth2/authorize", get(oauth::authorize))
+        .route("/connect/qrconnect", get(oauth::qrconnect))
+        .route("/sns/oauth2/access_token", any(sns::access_token))
+        .route("/sns/oauth2/refresh_token", any(sns::refresh_token))
+        .route("/sns/userinfo", any(sns::userinfo))
+        .route("/sns/auth", any(sns::auth))
         .fallback(unknown)
         .layer(from_fn_with_state(Arc::clone(&world), fault::inject));
     let phone = Router::new()
         .route("/sandbox/login", post(phone::login))
+        .route("/sandbox/userinfo", post(phone::userinfo))
+        .route("/sandbox/phone", post(phone::press_phone_button))
+        .route("/sandbox/consent", get(oauth::consent))
         .route("/sandbox/fault", post(fault::order))
         .layer(DefaultBodyLimit::max(LARGEST_ORDER));
     phone.merge(wechat).with_state(world)

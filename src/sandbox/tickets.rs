@@ -1,4 +1,4 @@
-//! Codes that work once and live for a while.
+//! Codes and tokens: random text that stands for something and lives for a while.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -14,7 +14,11 @@ pub(super) const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// Codes remembered at once; past it the oldest is forgotten.
 const MOST: usize = 100_000;
 
-/// Codes of one kind, each standing for a `T`.
+/// The token was good once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dead;
+
+/// Codes or tokens of one kind, each standing for a `T`.
 pub(super) struct Tickets<T> {
     life_ms: u64,
     tickets: HashMap<String, Ticket<T>>,
@@ -50,6 +54,24 @@ impl<T> Tickets<T> {
     fn is_spare(&self, code: &str, now_ms: u64) -> bool {
         self.order.len() >= MOST
             || self.tickets.get(code).is_none_or(|ticket| ticket.dies_at <= now_ms)
+    }
+
+    /// What a token stands for; `None` for one that is unknown, `Err` for a dead one.
+    pub(super) fn find(&mut self, token: &str, now_ms: u64) -> Option<Result<&mut T, Dead>> {
+        let ticket = self.tickets.get_mut(token)?;
+        let stands_for = ticket.stands_for.as_mut()?;
+        Some(if ticket.dies_at <= now_ms { Err(Dead) } else { Ok(stands_for) })
+    }
+
+    /// Gives a token its whole life again; false for one that is unknown or dead.
+    pub(super) fn extend(&mut self, token: &str, now_ms: u64) -> bool {
+        match self.tickets.get_mut(token) {
+            Some(ticket) if ticket.dies_at > now_ms => {
+                ticket.dies_at = now_ms.saturating_add(self.life_ms);
+                true
+            }
+            Some(_) | None => false,
+        }
     }
 
     /// Uses a code up, if it is for this caller.

@@ -71,6 +71,24 @@ impl Tokens {
     }
 }
 
+impl Tokens {
+    /// The app whose token this is.
+    ///
+    /// # Errors
+    /// 40001 for one that is none, or was replaced; 42001 for one that has ended.
+    pub(super) fn app_of(&self, token: &str, now: u64) -> Result<String, Wrong> {
+        for (appid, pair) in self.plain.iter().chain(&self.stable) {
+            for held in [&pair.present, &pair.former].into_iter().flatten() {
+                if held.text == token {
+                    let alive = now < held.dies_at;
+                    return if alive { Ok(appid.clone()) } else { Err(Wrong::TOKEN_EXPIRED) };
+                }
+            }
+        }
+        Err(Wrong::CREDENTIAL)
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Force {
     Yes,
@@ -160,6 +178,7 @@ fn stable(world: &World, method: &Method, body: &Bytes) -> Result<Value, Wrong> 
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -176,6 +195,23 @@ mod tests {
         let renewed = tokens.stable(APP, Force::No, 6_900_000);
         assert_ne!(renewed.get("access_token"), first.get("access_token"));
         assert_eq!(renewed.get("expires_in"), Some(&json!(7200)));
+    }
+
+    #[test]
+    fn the_token_before_lives_five_minutes_on_and_is_then_expired() {
+        let mut tokens = Tokens::default();
+        let text = |shown: Value| shown.get("access_token").unwrap().as_str().unwrap().to_owned();
+        let first = text(tokens.renew_plain(APP, 0));
+        let second = text(tokens.renew_plain(APP, 1000));
+        assert_eq!(tokens.app_of(&first, 300_999), Ok(APP.to_owned()));
+        assert_eq!(tokens.app_of(&first, 301_000), Err(Wrong::TOKEN_EXPIRED));
+        assert_eq!(tokens.app_of(&second, 7_200_999), Ok(APP.to_owned()));
+        assert_eq!(tokens.app_of(&second, 7_201_000), Err(Wrong::TOKEN_EXPIRED));
+        assert_eq!(tokens.app_of("other", 0), Err(Wrong::CREDENTIAL));
+        let stable = text(tokens.stable(APP, Force::No, 0));
+        let forced = text(tokens.stable(APP, Force::Yes, 1));
+        assert_eq!(tokens.app_of(&stable, 1), Err(Wrong::CREDENTIAL), "what is forced is forced");
+        assert_eq!(tokens.app_of(&forced, 1), Ok(APP.to_owned()));
     }
 
     #[test]

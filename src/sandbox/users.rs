@@ -21,10 +21,61 @@ pub(super) struct Users {
 /// One person in one app.
 #[derive(Clone)]
 pub(super) struct User {
+    /// Which app.
+    pub(super) appid: String,
+    /// What they call themselves.
+    pub(super) name: String,
     /// The same in all apps.
     pub(super) unionid: String,
     /// Text of 16 bytes in base64.
     pub(super) session_key: String,
+    /// Keys of the encrypted channel, newest first, at most 3.
+    pub(super) channel_keys: Vec<ChannelKey>,
+}
+
+/// A key with which the person's app encrypts what it sends.
+#[derive(Clone)]
+pub(super) struct ChannelKey {
+    /// 16 bytes in base64.
+    pub(super) encrypt_key: String,
+    /// 16 plain characters.
+    pub(super) iv: String,
+    /// Counts up from 1.
+    pub(super) version: u64,
+    /// Unix seconds.
+    pub(super) created_at: u64,
+}
+
+/// Life of a [`ChannelKey`], in seconds.
+pub(super) const CHANNEL_KEY_LIFE: u64 = 3600;
+
+impl User {
+    /// A Chinese mobile number, the same each time the sandbox runs.
+    pub(super) fn phone_number(&self) -> String {
+        let hash = Sha256::digest(self.name.as_bytes());
+        let digits = hash.iter().take(8).map(|byte| char::from(b'0' + byte % 10));
+        "138".chars().chain(digits).collect()
+    }
+
+    /// The keys of the encrypted channel, with a fresh one if the last has ended.
+    pub(super) fn channel_keys(&mut self, now: u64) -> &[ChannelKey] {
+        let last = self.channel_keys.first();
+        if last.is_none_or(|key| key.created_at + CHANNEL_KEY_LIFE <= now) {
+            let fresh = ChannelKey {
+                encrypt_key: STANDARD.encode(random::<16>()),
+                iv: URL_SAFE_NO_PAD.encode(random::<12>()),
+                version: last.map_or(1, |key| key.version + 1),
+                created_at: now,
+            };
+            self.channel_keys.insert(0, fresh);
+            self.channel_keys.truncate(3);
+        }
+        &self.channel_keys
+    }
+}
+
+fn fresh_session_key() -> String {
+    STANDARD.encode(random::<16>())
 }
 
 /// 28 characters that begin with `o`, as WeChat's do; the same each time the sandbox runs.
@@ -41,8 +92,16 @@ fn name(parts: &[&str]) -> String {
     name
 }
 
+/// What a person may be called.
+pub(super) const NAME_RULE: &str = "user must be 1 to 64 characters, none of them a control";
+
+/// Whether `user` keeps to [`NAME_RULE`].
+pub(super) fn is_name(user: &str) -> bool {
+    (1..=64).contains(&user.chars().count()) && !user.chars().any(char::is_control)
+}
+
 /// The openid of a person in an app.
-pub(super) fn openid(appid: &str, user: &str) -> String {
+fn openid(appid: &str, user: &str) -> String {
     name(&["openid", appid, user])
 }
 
@@ -53,12 +112,30 @@ fn unionid(user: &str) -> String {
 impl Users {
     /// wx.login: the person gets a new session_key, the old one is void.
     pub(super) fn log_in(&mut self, appid: &str, user: &str) -> String {
-        let openid = openid(appid, user);
-        let session_key = STANDARD.encode(random::<16>());
-        let known = self.users.insert(openid.clone(), User { unionid: unionid(user), session_key });
-        if known.is_none() {
-            self.order.push_back(openid.clone());
+        let openid = self.visit(appid, user);
+        if let Some(user) = self.users.get_mut(&openid) {
+            user.session_key = fresh_session_key();
         }
+        openid
+    }
+
+    /// The person's openid; who was never here before is now.
+    pub(super) fn visit(&mut self, appid: &str, user: &str) -> String {
+        let openid = openid(appid, user);
+        if self.users.contains_key(&openid) {
+            return openid;
+        }
+        self.users.insert(
+            openid.clone(),
+            User {
+                appid: appid.to_owned(),
+                name: user.to_owned(),
+                unionid: unionid(user),
+                session_key: fresh_session_key(),
+                channel_keys: Vec::new(),
+            },
+        );
+        self.order.push_back(openid.clone());
         if self.order.len() > MOST
             && let Some(oldest) = self.order.pop_front()
         {
@@ -68,8 +145,8 @@ impl Users {
     }
 
     /// The person with this openid, if they came by lately.
-    pub(super) fn find(&self, openid: &str) -> Option<&User> {
-        self.users.get(openid)
+    pub(super) fn find(&mut self, openid: &str) -> Option<&mut User> {
+        self.users.get_mut(openid)
     }
 }
 
@@ -86,8 +163,9 @@ mod tests {
         let bob = users.log_in("wx0001", "bob");
         assert!(here != there && here != bob);
         assert_eq!((here.len(), here.get(..1)), (28, Some("o")));
-        assert_eq!(users.find(&here).unwrap().unionid, users.find(&there).unwrap().unionid);
-        assert_ne!(users.find(&here).unwrap().unionid, users.find(&bob).unwrap().unionid);
+        let mut unionid = |openid: &str| users.find(openid).unwrap().unionid.clone();
+        assert_eq!(unionid(&here), unionid(&there));
+        assert_ne!(unionid(&here), unionid(&bob));
         assert_eq!(here, Users::default().log_in("wx0001", "alice"));
     }
 
@@ -101,5 +179,32 @@ mod tests {
         assert_ne!(&first, second);
         assert_eq!(STANDARD.decode(second).unwrap().len(), 16);
         assert_eq!(users.order.len(), 1);
+    }
+
+    #[test]
+    fn a_visit_leaves_the_session_key_and_a_phone_number_is_the_persons_own() {
+        let mut users = Users::default();
+        let openid = users.log_in("wx0001", "alice");
+        let first = users.find(&openid).unwrap().clone();
+        users.visit("wx0001", "alice");
+        assert_eq!(users.find(&openid).unwrap().session_key, first.session_key);
+        let number = first.phone_number();
+        assert!(number.len() == 11 && number.bytes().all(|byte| byte.is_ascii_digit()));
+        let bob = users.visit("wx0001", "bob");
+        assert_ne!(users.find(&bob).unwrap().phone_number(), number);
+    }
+
+    #[test]
+    fn the_encrypted_channel_keeps_the_last_three_keys() {
+        let mut users = Users::default();
+        let openid = users.visit("wx0001", "alice");
+        let alice = users.find(&openid).unwrap();
+        for hour in 0..5 {
+            alice.channel_keys(hour * CHANNEL_KEY_LIFE);
+            alice.channel_keys(hour * CHANNEL_KEY_LIFE + CHANNEL_KEY_LIFE - 1);
+        }
+        let versions: Vec<u64> = alice.channel_keys.iter().map(|key| key.version).collect();
+        assert_eq!(versions, [5, 4, 3]);
+        assert!(alice.channel_keys.iter().all(|key| key.iv.len() == 16));
     }
 }

@@ -96,8 +96,8 @@ impl Built {
         let metrics = &lasting.metrics;
         let table = Table::build(&config, &lasting.lists).map_err(refused("routes"))?;
         let wechat = match previous {
-            None => Wechat::new(&config, Arc::clone(metrics)),
-            Some(previous) => previous.wechat.renewed(&config, Arc::clone(metrics)),
+            None => Wechat::new(&config, lasting.clock.clone(), Arc::clone(metrics)),
+            Some(previous) => previous.wechat.renewed(&config),
         };
         let wechat = wechat.map_err(refused("wechat"))?;
         let old = previous.map(|previous| &*previous.rules);

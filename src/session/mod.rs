@@ -246,15 +246,24 @@ impl Sessions {
     }
 
     /// Ends the session of a good token: all its tokens are refused from now on.
-    pub async fn end(&self, verified: &Verified) {
+    ///
+    /// # Errors
+    /// A store that could not note it; this node refuses the tokens all the same. The memory
+    /// store always can.
+    pub async fn end(&self, verified: &Verified) -> Result<(), SessionError> {
         let ended = self.store.end(&verified.identity).await;
         self.revoke(ended, verified);
+        Ok(())
     }
 
     /// Ends every session that the user of a good token has with this app.
-    pub async fn end_all(&self, verified: &Verified) {
+    ///
+    /// # Errors
+    /// As [`Sessions::end`].
+    pub async fn end_all(&self, verified: &Verified) -> Result<(), SessionError> {
         let ended = self.store.end_all(&verified.identity).await;
         self.revoke(ended, verified);
+        Ok(())
     }
 
     /// How long a good token is good from now on.

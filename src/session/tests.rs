@@ -141,7 +141,7 @@ async fn logout_ends_every_token_of_the_session_at_once() {
     let new = world.at(1000).sessions.refresh(&old.verified).await.unwrap();
     let other = world.login("openid_ann", "wxapp_1").await;
     assert!(world.verify(&old).is_ok() && world.verify(&new).is_ok());
-    world.sessions.end(&old.verified).await;
+    world.sessions.end(&old.verified).await.unwrap();
     assert_eq!(world.verify(&old), Err(TokenError::Revoked));
     assert_eq!(world.verify(&new), Err(TokenError::Revoked));
     assert!(is_revoked(world.sessions.refresh(&new.verified).await));
@@ -161,7 +161,7 @@ async fn logout_of_all_ends_every_session_of_this_user_of_this_app() {
     let second = world.login("openid_ann", "wxapp_1").await;
     let elsewhere = world.login("openid_ann", "wxapp_2").await;
     let bob = world.login("openid_bob", "wxapp_1").await;
-    world.sessions.end_all(&first.verified).await;
+    world.sessions.end_all(&first.verified).await.unwrap();
     assert_eq!(world.verify(&first), Err(TokenError::Revoked));
     assert_eq!(world.verify(&second), Err(TokenError::Revoked));
     assert!(world.verify(&elsewhere).is_ok());
@@ -176,7 +176,7 @@ async fn a_session_that_the_store_lost_can_still_be_ended() {
     let restarted = World::new(&[("k1", &key)]);
     let verified = restarted.verify(&issued).unwrap();
     assert!(is_revoked(restarted.sessions.refresh(&verified).await));
-    restarted.sessions.end(&verified).await;
+    restarted.sessions.end(&verified).await.unwrap();
     assert_eq!(restarted.verify(&issued), Err(TokenError::Revoked));
     let sibling = old.at(10).sessions.refresh(&issued.verified).await.unwrap();
     assert_eq!(restarted.at(10).verify(&sibling), Err(TokenError::Revoked));
@@ -199,7 +199,7 @@ async fn keys_rotate_by_reload_without_a_logout() {
     assert_eq!(world.verify(&old), Err(TokenError::Invalid));
     assert!(!world.sessions.is_ours(old.access_token.expose()));
     assert!(world.verify(&new).is_ok());
-    world.sessions.end(&new.verified).await;
+    world.sessions.end(&new.verified).await.unwrap();
     world.sessions.reload(&both, &apps).unwrap();
     assert_eq!(world.verify(&old), Err(TokenError::Revoked));
 }
@@ -239,7 +239,7 @@ async fn what_is_over_is_taken_out_without_a_request() {
     let world = World::new(&[]);
     let ann = world.login("openid_ann", "wxapp_1").await;
     world.login("openid_bob", "wxapp_1").await;
-    world.sessions.end(&ann.verified).await;
+    world.sessions.end(&ann.verified).await.unwrap();
     world.at(MAX_AGE);
     tokio::select! {
         () = world.sessions.run() => {}

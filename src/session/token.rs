@@ -38,6 +38,10 @@ pub enum TokenError {
     /// Its session was ended.
     #[error("the token was revoked")]
     Revoked,
+    /// Whether its session was ended cannot be known now, and `session.on_store_error` is deny.
+    /// Says nothing about the token: the client tries again later.
+    #[error("the session store cannot be read")]
+    Unreadable,
 }
 
 /// What a good token says.

@@ -4,9 +4,9 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use crate::observe::IntCounter;
 use moka::Equivalent;
 use moka::sync::Cache;
-use prometheus::IntCounter;
 
 use super::token::Verified;
 use crate::observe::Metrics;

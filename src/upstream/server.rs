@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use crate::observe::IntGauge;
 use arc_swap::ArcSwap;
-use prometheus::IntGauge;
 
 use crate::observe::Metrics;
 

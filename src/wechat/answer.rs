@@ -73,7 +73,7 @@ impl Answer {
     /// # Errors
     /// `Malformed` if it is missing or something else.
     pub(super) fn text(&self, name: &'static str) -> Result<&str, WechatError> {
-        self.optional_text(name)?.ok_or(WechatError::Malformed(Flaw::Field(name)))
+        text(&self.fields, name)
     }
 
     /// A field that may be missing, null or empty, all of which mean that there is none.
@@ -81,13 +81,29 @@ impl Answer {
     /// # Errors
     /// `Malformed` if it is there and no text.
     pub(super) fn optional_text(&self, name: &'static str) -> Result<Option<&str>, WechatError> {
-        match self.fields.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
-            Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-                Err(WechatError::Malformed(Flaw::Field(name)))
-            }
-        }
+        optional_text(&self.fields, name)
+    }
+
+    /// A field that is a number, or the text of one; missing: none.
+    ///
+    /// # Errors
+    /// `Malformed` if it is there and neither.
+    pub(super) fn optional_number(&self, name: &'static str) -> Result<Option<u64>, WechatError> {
+        let number = match self.fields.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Number(number)) => number.as_u64(),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => None,
+        };
+        number.map(Some).ok_or(WechatError::Malformed(Flaw::Field(name)))
+    }
+
+    /// A field that must be an object.
+    ///
+    /// # Errors
+    /// `Malformed` if it is missing or something else.
+    pub(super) fn object(&self, name: &'static str) -> Result<&Map<String, Value>, WechatError> {
+        object(&self.fields, name)
     }
 
     /// The trace id that WeChat's support asks for, from the end of `errmsg`. Nothing else of
@@ -101,8 +117,50 @@ impl Answer {
     }
 }
 
+/// As [`Answer::text`], of an object within an answer.
+pub(super) fn text<'a>(
+    fields: &'a Map<String, Value>,
+    name: &'static str,
+) -> Result<&'a str, WechatError> {
+    optional_text(fields, name)?.ok_or(WechatError::Malformed(Flaw::Field(name)))
+}
+
+fn optional_text<'a>(
+    fields: &'a Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<&'a str>, WechatError> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(WechatError::Malformed(Flaw::Field(name)))
+        }
+    }
+}
+
+/// As [`Answer::object`], of an object within an answer.
+pub(super) fn object<'a>(
+    fields: &'a Map<String, Value>,
+    name: &'static str,
+) -> Result<&'a Map<String, Value>, WechatError> {
+    let object = fields.get(name).and_then(Value::as_object);
+    object.ok_or(WechatError::Malformed(Flaw::Field(name)))
+}
+
+/// The openid or unionid in `text`.
+///
+/// # Errors
+/// `Malformed`, naming the field, for any other shape.
+pub(super) fn user(text: &str, field: &'static str) -> Result<String, WechatError> {
+    if is_user(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(WechatError::Malformed(Flaw::Field(field)))
+    }
+}
+
 /// Whether `text` is shaped like WeChat's names for users: `[A-Za-z0-9_-]{6,64}`.
-pub(super) fn is_user(text: &str) -> bool {
+fn is_user(text: &str) -> bool {
     (6..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }

@@ -204,6 +204,7 @@ const fn level(error: &WechatError) -> log::Level {
         | WechatError::UnknownApp
         | WechatError::CodeRefused { .. }
         | WechatError::UserRefused { .. }
+        | WechatError::SnapshotUser
         | WechatError::SessionKeyInvalid { .. } => log::Level::Info,
     }
 }
@@ -214,7 +215,10 @@ fn address(host: &Url, line: &Line, query: &[(&str, &str)]) -> Url {
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop_if_empty().extend(line.path.split('/').skip(1));
     }
-    url.query_pairs_mut().clear().extend_pairs(query);
+    url.set_query(None);
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
     url
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::answer::{Answer, is_user};
+use super::answer::{Answer, user};
 use super::client::{Client, Line, Parcel};
 use super::errcode::{Flaw, WechatError};
 use crate::secret::Secret;
@@ -62,14 +62,6 @@ fn read(answer: &Answer) -> Result<Code2Session, WechatError> {
         None => None,
     };
     Ok(Code2Session { openid, session_key: session_key(answer)?, unionid })
-}
-
-fn user(text: &str, field: &'static str) -> Result<String, WechatError> {
-    if is_user(text) {
-        Ok(text.to_owned())
-    } else {
-        Err(WechatError::Malformed(Flaw::Field(field)))
-    }
 }
 
 /// The session_key of an answer, if it is 16 bytes in base64. One of 24 or 32 bytes would

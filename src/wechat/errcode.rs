@@ -26,6 +26,9 @@ pub enum WechatError {
         /// WeChat's number.
         errcode: i64,
     },
+    /// A virtual user, whom WeChat shows to a page that is a snapshot; nobody logged in.
+    #[error("WeChat shows a virtual user of a snapshot page")]
+    SnapshotUser,
     /// WeChat no longer knows the session_key.
     #[error("WeChat refused the session_key: {}", say(*errcode))]
     SessionKeyInvalid {
@@ -153,6 +156,7 @@ impl WechatError {
             | Self::QuotaExhausted { errcode } => Some(*errcode),
             Self::InvalidCode
             | Self::UnknownApp
+            | Self::SnapshotUser
             | Self::Unavailable { .. }
             | Self::Malformed(_)
             | Self::Setup(_) => None,
@@ -169,6 +173,7 @@ impl WechatError {
             | Self::UnknownApp
             | Self::CodeRefused { .. }
             | Self::UserRefused { .. }
+            | Self::SnapshotUser
             | Self::SessionKeyInvalid { .. }
             | Self::Malformed(_)
             | Self::Unexpected { .. }
@@ -176,6 +181,12 @@ impl WechatError {
             | Self::QuotaExhausted { .. }
             | Self::Setup(_) => None,
         }
+    }
+
+    /// Whether WeChat did not take the access_token: the call had no effect, and a new token
+    /// may help.
+    pub(super) const fn rejects_access_token(&self) -> bool {
+        matches!(self, Self::Unexpected { errcode: 40001 | 40014 | 42001 })
     }
 
     /// A call that got no answer; the caller may try again in a second.
@@ -191,6 +202,7 @@ impl WechatError {
             Self::Unavailable { why, .. } => why.nothing_was_sent(),
             Self::CodeRefused { .. }
             | Self::UserRefused { .. }
+            | Self::SnapshotUser
             | Self::SessionKeyInvalid { .. }
             | Self::RateLimited { .. }
             | Self::Busy { .. }

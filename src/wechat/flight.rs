@@ -49,16 +49,20 @@ struct Entry<T> {
     until: Option<Instant>,
 }
 
-impl<T: Send + Sync + 'static> Flights<T> {
-    pub(super) fn new() -> Self {
+impl<T> Default for Flights<T> {
+    fn default() -> Self {
         Self::holding(MOST)
     }
+}
 
+impl<T> Flights<T> {
     fn holding(most: usize) -> Self {
         let state = State { entries: HashMap::new(), answered: VecDeque::new(), sweeping: false };
         Self(Arc::new(Shared { state: Mutex::new(state), most }))
     }
+}
 
+impl<T: Send + Sync + 'static> Flights<T> {
     /// The outcome of exchanging this code: of the exchange that is under way, or that ended
     /// within `window`, else of `exchange`, which runs to its end even if every caller leaves.
     ///
@@ -235,7 +239,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn twenty_equal_calls_at_once_ask_once() {
-        let (flights, wechat) = (Flights::new(), Wechat::default());
+        let (flights, wechat) = (Flights::default(), Wechat::default());
         let calls = (0..20).map(|_| join(&flights, "code", &wechat));
         let outcomes = futures_util::future::join_all(calls).await;
         assert!(outcomes.iter().all(|outcome| **outcome.as_ref().unwrap() == 1));
@@ -244,7 +248,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn another_code_or_app_is_another_exchange() {
-        let (flights, wechat) = (Flights::new(), Wechat::default());
+        let (flights, wechat) = (Flights::default(), Wechat::default());
         assert_eq!(*join(&flights, "a", &wechat).await.unwrap(), 1);
         assert_eq!(*join(&flights, "b", &wechat).await.unwrap(), 2);
         let other = wechat.exchange();
@@ -253,7 +257,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_repeat_within_the_window_gets_the_same_answer_and_after_it_a_new_one() {
-        let (flights, wechat) = (Flights::new(), Wechat::default());
+        let (flights, wechat) = (Flights::default(), Wechat::default());
         assert_eq!(*join(&flights, "code", &wechat).await.unwrap(), 1);
         tokio::time::advance(WINDOW - Duration::from_millis(2)).await;
         assert_eq!(*join(&flights, "code", &wechat).await.unwrap(), 1);
@@ -263,7 +267,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn refusals_and_time_outs_are_repeated_but_not_what_was_never_sent() {
-        let (flights, wechat) = (Flights::new(), Wechat::default());
+        let (flights, wechat) = (Flights::default(), Wechat::default());
         let errors = [
             (WechatError::CodeRefused { errcode: 40163 }, 1),
             (WechatError::unavailable(Outage::Timeout), 1),
@@ -288,7 +292,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_window_only_calls_at_the_same_time_share() {
-        let (flights, wechat) = (Flights::new(), Wechat::default());
+        let (flights, wechat) = (Flights::default(), Wechat::default());
         for asked in 1..=2 {
             let calls = (0..3).map(|_| {
                 let wechat = wechat.clone();
@@ -303,7 +307,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_leaves_does_not_take_the_answer_along() {
-        let (flights, wechat) = (Arc::new(Flights::new()), Wechat::default());
+        let (flights, wechat) = (Arc::new(Flights::default()), Wechat::default());
         let leader = {
             let (flights, wechat) = (Arc::clone(&flights), wechat.clone());
             tokio::spawn(async move { join(&flights, "code", &wechat).await })
@@ -319,7 +323,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_exchange_that_panics_frees_its_code() {
-        let (flights, wechat) = (Flights::new(), Wechat::default());
+        let (flights, wechat) = (Flights::default(), Wechat::default());
         let broken = flights.join("wx0001", "code", WINDOW, async { panic!("on purpose") }).await;
         assert_eq!(broken, Err(WechatError::unavailable(Outage::Stopping)));
         assert_eq!(*join(&flights, "code", &wechat).await.unwrap(), 1);
@@ -327,7 +331,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn answers_are_forgotten_in_time_without_anybody_asking() {
-        let (flights, wechat) = (Flights::new(), Wechat::default());
+        let (flights, wechat) = (Flights::default(), Wechat::default());
         let kept = join(&flights, "code", &wechat).await.unwrap();
         tokio::time::sleep(Duration::from_secs(3)).await;
         drop(join(&flights, "later", &wechat).await.unwrap());

@@ -1,5 +1,6 @@
 //! The only room that talks to WeChat.
 
+mod access_token;
 mod answer;
 mod circuit;
 mod client;
@@ -7,6 +8,9 @@ mod code2session;
 mod crypt;
 mod errcode;
 mod flight;
+mod oauth;
+mod phone;
+mod session_key;
 #[cfg(test)]
 mod tests;
 
@@ -14,13 +18,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use access_token::AccessToken;
 pub use code2session::Code2Session;
 pub use crypt::{DecryptError, decrypt, signature_fits};
 pub use errcode::{Flaw, Outage, WechatError};
+pub use oauth::{WebPage, WebUser, login_page};
+pub use phone::Phone;
 
+use access_token::{Held, Tokens};
 use client::{Client, Line};
 use flight::Flights;
 
+use crate::clock::Clock;
 use crate::config;
 use crate::observe::Metrics;
 use crate::secret::Secret;
@@ -33,8 +42,31 @@ struct Inner {
     client: Client,
     apps: HashMap<String, Secret<String>>,
     replay_window: Duration,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    lines: Lines,
+    memory: Arc<Memory>,
+}
+
+/// One line for each API, so that one that fails does not stop the others: a login needs no
+/// access_token.
+struct Lines {
     jscode2session: Line,
-    logins: Arc<Flights<Code2Session>>,
+    stable_token: Line,
+    getuserphonenumber: Line,
+    checksession: Line,
+    resetusersessionkey: Line,
+    oauth2_access_token: Line,
+}
+
+/// What outlives a reload.
+#[derive(Default)]
+struct Memory {
+    logins: Flights<Code2Session>,
+    phones: Flights<Phone>,
+    visits: Flights<WebUser>,
+    fetches: Flights<Arc<Held>>,
+    tokens: Tokens,
 }
 
 impl std::fmt::Debug for Wechat {
@@ -48,39 +80,56 @@ impl Wechat {
     ///
     /// # Errors
     /// `Setup` where HTTPS is wanted and the machine has no root certificates.
-    pub fn new(config: &config::Config, metrics: Arc<Metrics>) -> Result<Self, WechatError> {
+    pub fn new(
+        config: &config::Config,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, WechatError> {
         let replay_window = config.login.replay_window;
-        Self::build(&config.wechat, &config.apps, replay_window, metrics, Arc::new(Flights::new()))
+        Self::build(&config.wechat, &config.apps, replay_window, clock, metrics, Arc::default())
     }
 
     /// The same for a new configuration. Codes that are being exchanged, or were within the
-    /// replay window, stay known, so that a reload in between never sends one twice.
+    /// replay window, stay known, so that a reload in between never sends one twice; so do
+    /// access_tokens.
     ///
     /// # Errors
     /// As [`Wechat::new`].
-    pub fn renewed(
-        &self,
-        config: &config::Config,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, WechatError> {
-        let (replay_window, logins) = (config.login.replay_window, Arc::clone(&self.0.logins));
-        Self::build(&config.wechat, &config.apps, replay_window, metrics, logins)
+    pub fn renewed(&self, config: &config::Config) -> Result<Self, WechatError> {
+        Self::build(
+            &config.wechat,
+            &config.apps,
+            config.login.replay_window,
+            self.0.clock.clone(),
+            Arc::clone(&self.0.metrics),
+            Arc::clone(&self.0.memory),
+        )
     }
 
     fn build(
         config: &config::Wechat,
         apps: &[config::App],
         replay_window: Duration,
+        clock: Clock,
         metrics: Arc<Metrics>,
-        logins: Arc<Flights<Code2Session>>,
+        memory: Arc<Memory>,
     ) -> Result<Self, WechatError> {
         let secrets = apps.iter().map(|app| (app.appid.clone(), app.secret.clone()));
         Ok(Self(Arc::new(Inner {
-            client: Client::new(config, metrics)?,
+            client: Client::new(config, Arc::clone(&metrics))?,
             apps: secrets.collect(),
             replay_window,
-            jscode2session: Line::to("/sns/jscode2session"),
-            logins,
+            clock,
+            metrics,
+            lines: Lines {
+                jscode2session: Line::to("/sns/jscode2session"),
+                stable_token: Line::to("/cgi-bin/stable_token"),
+                getuserphonenumber: Line::to("/wxa/business/getuserphonenumber"),
+                checksession: Line::to("/wxa/checksession"),
+                resetusersessionkey: Line::to("/wxa/resetusersessionkey"),
+                oauth2_access_token: Line::to("/sns/oauth2/access_token"),
+            },
+            memory,
         })))
     }
 
@@ -95,19 +144,98 @@ impl Wechat {
         appid: &str,
         code: &str,
     ) -> Result<Arc<Code2Session>, WechatError> {
+        let (inner, app, shown) = self.admit(appid, code)?;
+        let exchange = async move {
+            let secret = inner.apps.get(&app).ok_or(WechatError::UnknownApp)?;
+            let line = &inner.lines.jscode2session;
+            code2session::exchange(&inner.client, line, &app, secret, &shown).await
+        };
+        self.0.memory.logins.join(appid, code, self.0.replay_window, exchange).await
+    }
+
+    /// Exchanges the code of the getPhoneNumber button for the number of this user, who must
+    /// be the one that pressed it. Shared and repeated as [`Wechat::code2session`], for the
+    /// same user only.
+    ///
+    /// # Errors
+    /// `InvalidCode` and `UnknownApp` without asking WeChat; else what became of the call.
+    pub async fn phone(
+        &self,
+        appid: &str,
+        openid: &str,
+        code: &str,
+    ) -> Result<Arc<Phone>, WechatError> {
+        let (inner, app, shown) = self.admit(appid, code)?;
+        // Before the code takes part: where no token can be had it stays unused, and a repeat
+        // must not be given that failure.
+        inner.held_token(appid).await?;
+        // No openid and no code holds a space, so that no two pairs look alike.
+        let whose = format!("{openid} {code}");
+        let user = openid.to_owned();
+        let exchange = async move { inner.exchange_phone(&app, &user, &shown).await };
+        self.0.memory.phones.join(appid, &whose, self.0.replay_window, exchange).await
+    }
+
+    /// Exchanges the code that WeChat's login page sent back with a browser. Shared and
+    /// repeated as [`Wechat::code2session`]: WeChat's own browser likes to open a page twice.
+    ///
+    /// # Errors
+    /// `InvalidCode` and `UnknownApp` without asking WeChat, `SnapshotUser` for a user who is
+    /// none; else what became of the call.
+    pub async fn web_user(&self, appid: &str, code: &str) -> Result<Arc<WebUser>, WechatError> {
+        let (inner, app, shown) = self.admit(appid, code)?;
+        let exchange = async move {
+            let secret = inner.apps.get(&app).ok_or(WechatError::UnknownApp)?;
+            let line = &inner.lines.oauth2_access_token;
+            oauth::exchange(&inner.client, line, &app, secret, &shown).await
+        };
+        self.0.memory.visits.join(appid, code, self.0.replay_window, exchange).await
+    }
+
+    /// Asks WeChat whether this session_key is still the user's.
+    ///
+    /// # Errors
+    /// `UnknownApp`, why there is no access_token, or what became of the call.
+    pub async fn session_key_holds(
+        &self,
+        appid: &str,
+        openid: &str,
+        session_key: &Secret<String>,
+    ) -> Result<bool, WechatError> {
+        self.0.holds(appid, openid, session_key).await
+    }
+
+    /// Asks WeChat for a new session_key of the user; the old one is void from then on, and the
+    /// new one lives as long as the old one would have.
+    ///
+    /// # Errors
+    /// `UnknownApp`, why there is no access_token, or what became of the call;
+    /// `SessionKeyInvalid` if the old key is void already.
+    pub async fn reset_session_key(
+        &self,
+        appid: &str,
+        openid: &str,
+        session_key: &Secret<String>,
+    ) -> Result<Secret<String>, WechatError> {
+        self.0.reset(appid, openid, session_key).await
+    }
+
+    /// The app's access_token, renewed ahead of its end.
+    ///
+    /// # Errors
+    /// `UnknownApp`, or why none could be fetched.
+    pub async fn access_token(&self, appid: &str) -> Result<AccessToken, WechatError> {
+        self.0.access_token(appid).await
+    }
+
+    /// What must hold before WeChat is asked about a code.
+    fn admit(&self, appid: &str, code: &str) -> Result<(Arc<Inner>, String, String), WechatError> {
         if !code2session::is_code(code) {
             return Err(WechatError::InvalidCode);
         }
         if !self.0.apps.contains_key(appid) {
             return Err(WechatError::UnknownApp);
         }
-        let inner = Arc::clone(&self.0);
-        let (app, shown) = (appid.to_owned(), code.to_owned());
-        let exchange = async move {
-            let secret = inner.apps.get(&app).ok_or(WechatError::UnknownApp)?;
-            let line = &inner.jscode2session;
-            code2session::exchange(&inner.client, line, &app, secret, &shown).await
-        };
-        self.0.logins.join(appid, code, self.0.replay_window, exchange).await
+        Ok((Arc::clone(&self.0), appid.to_owned(), code.to_owned()))
     }
 }

@@ -1,13 +1,31 @@
-//! What wxgate promises, tried on the real binary and on the library's face.
+//! The gateway's promises, tested from outside: the real binary between a fake WeChat, a backend
+//! that records and a caller that sends raw bytes. One file per promise.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test may panic"
+    clippy::string_slice,
+    reason = "tests may panic"
 )]
 
+mod admin;
 mod config_errors;
 mod config_reference;
 mod config_sample;
 mod config_values;
+mod faults;
+mod forwarded;
+mod harness;
+mod life;
+mod login;
+mod logs;
+mod paths;
+mod policy;
+mod requests;
+mod routes;
+mod spoofing;
+mod streaming;
+mod token_places;
+mod tokens;
+mod websocket;

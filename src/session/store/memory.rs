@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus::IntGauge;
+use crate::observe::IntGauge;
 
 use super::{Ended, Record};
 use crate::identity::{AppId, Identity, OpenId};
@@ -29,14 +29,15 @@ type User = (AppId, OpenId);
 #[derive(Default)]
 struct Shard {
     sessions: HashMap<Arc<str>, Record>,
-    by_user: HashMap<User, Vec<Arc<str>>>,
+    /// In order, so that the sessions of a user stand side by side and cost no list of their own.
+    by_user: BTreeSet<(User, Arc<str>)>,
     by_end: BTreeSet<(u64, Arc<str>)>,
 }
 
 impl Shard {
     fn insert(&mut self, record: Record) {
         let user = (record.appid.clone(), record.openid.clone());
-        self.by_user.entry(user).or_default().push(record.sid.clone());
+        self.by_user.insert((user, record.sid.clone()));
         self.by_end.insert((record.ends_at, record.sid.clone()));
         self.sessions.insert(record.sid.clone(), record);
     }
@@ -45,13 +46,15 @@ impl Shard {
         let record = self.sessions.remove(sid)?;
         self.by_end.remove(&(record.ends_at, record.sid.clone()));
         let user = (record.appid.clone(), record.openid.clone());
-        if let Some(sids) = self.by_user.get_mut(&user) {
-            sids.retain(|other| **other != *sid);
-            if sids.is_empty() {
-                self.by_user.remove(&user);
-            }
-        }
+        self.by_user.remove(&(user, record.sid.clone()));
         Some(record)
+    }
+
+    fn of_user(&self, appid: &AppId, openid: &OpenId) -> Vec<Arc<str>> {
+        let user = (appid.clone(), openid.clone());
+        let first = (user.clone(), Arc::from(""));
+        let of_user = self.by_user.range(first..).take_while(|(other, _)| *other == user);
+        of_user.map(|(_, sid)| sid.clone()).collect()
     }
 
     /// Drops the session that ends first, if it does so by `now`.
@@ -118,10 +121,12 @@ impl Memory {
 
     pub(super) fn end_all(&self, who: &Identity) -> Vec<Ended> {
         let Some(mut shard) = self.shard(&who.openid) else { return Vec::new() };
-        let user = (who.appid.clone(), who.openid.clone());
-        let sids = shard.by_user.get(&user).cloned().unwrap_or_default();
-        let ended: Vec<_> =
-            sids.iter().filter_map(|sid| shard.remove(sid)).map(Ended::from).collect();
+        let ended: Vec<_> = shard
+            .of_user(&who.appid, &who.openid)
+            .iter()
+            .filter_map(|sid| shard.remove(sid))
+            .map(Ended::from)
+            .collect();
         self.active.sub(ended.len().try_into().unwrap_or(i64::MAX));
         ended
     }

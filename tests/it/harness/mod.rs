@@ -1,0 +1,100 @@
+//! What every test starts: the real gateway, a fake WeChat, a backend that records, a caller
+//! that sends and reads raw bytes.
+
+pub(crate) mod client;
+pub(crate) mod gateway;
+pub(crate) mod site;
+pub(crate) mod token;
+pub(crate) mod upstream;
+pub(crate) mod wechat;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+pub(crate) use client::{Answer, Connection};
+pub(crate) use site::Site;
+pub(crate) use upstream::{Recorded, Reply, Upstream};
+
+/// Longer than anything takes on a busy machine: a test that waits for this has failed.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` holds, and fails with `what` if it does not within [`DEADLINE`].
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
+    within(DEADLINE, what, condition);
+}
+
+/// Waits until `condition` holds, and fails with `what` if it does not within `limit`.
+pub(crate) fn within(limit: Duration, what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Asserts that `condition` holds for as long as `time`.
+pub(crate) fn for_as_long_as(time: Duration, what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        assert!(condition(), "no longer holds: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Makes the close of a connection a reset instead of an orderly end.
+pub(crate) fn set_reset_on_close(stream: &TcpStream) {
+    drop(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+}
+
+/// An address that refuses connections for as long as this lives: bound, but not listening.
+pub(crate) struct Refusing {
+    socket: socket2::Socket,
+}
+
+impl Refusing {
+    pub(crate) fn start() -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        Self { socket }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    /// From now on it listens.
+    pub(crate) fn into_listener(self) -> TcpListener {
+        self.socket.listen(128).unwrap();
+        self.socket.into()
+    }
+}
+
+/// An address whose SYNs are not answered: its accept queue is full.
+pub(crate) struct Blackhole {
+    socket: socket2::Socket,
+    _waiting: Vec<socket2::Socket>,
+}
+
+impl Blackhole {
+    pub(crate) fn start() -> Self {
+        let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = new().unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(1).unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let client = new().unwrap();
+            if client.connect_timeout(&address, Duration::from_millis(300)).is_err() {
+                return Self { socket, _waiting: waiting };
+            }
+            waiting.push(client);
+            assert!(waiting.len() < 100, "the accept queue never fills");
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap().as_socket().unwrap()
+    }
+}
