@@ -36,6 +36,11 @@ impl Answer {
         }
     }
 
+    /// A body that is JSON already, with status 200.
+    pub(super) fn with_json(body: Vec<u8>) -> Self {
+        Self::new(200, body)
+    }
+
     /// 204: done, and nothing to say.
     pub(super) fn no_content() -> Self {
         Self::new(204, Vec::new())

@@ -30,10 +30,7 @@ pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answe
     let result = outcome.as_ref().map_or_else(login_result, |_| "ok");
     endpoints.metrics.logins.with_label_values(&[label, result]).inc();
     match outcome {
-        Ok(issued) => {
-            let openid = issued.verified.identity.openid.clone();
-            issued_answer(endpoints, &issued).for_caller(AuthResult::Public, Some(openid))
-        }
+        Ok((openid, answer)) => answer.for_caller(AuthResult::Public, Some(openid)),
         Err(refusal) => {
             refusal.into_answer(request.request_id).for_caller(AuthResult::Public, None)
         }
@@ -67,7 +64,7 @@ async fn log_in<'a>(
     endpoints: &'a Endpoints,
     request: &Request<'_>,
     app: &mut Option<&'a AppId>,
-) -> Result<Issued, Refusal> {
+) -> Result<(OpenId, Answer), Refusal> {
     let login = read(request)?;
     let appid = choose_app(&endpoints.apps, login.appid.as_deref(), request.referer)?;
     *app = Some(appid);
@@ -81,7 +78,13 @@ async fn log_in<'a>(
     }
     let wechat = endpoints.wechat.code2session(appid.as_str(), &code).await?;
     let session = new_session(appid, &wechat)?;
-    Ok(endpoints.sessions.open(session).await.inspect_err(log_session_error)?)
+    let openid = session.openid.clone();
+    let open = async || {
+        let issued = endpoints.sessions.open(session).await.inspect_err(log_session_error)?;
+        Ok::<_, Refusal>(issued_answer(endpoints, &issued).body)
+    };
+    let body = wechat.answered.get_or_try_init(open).await?;
+    Ok((openid, Answer::with_json(body.clone())))
 }
 
 /// Whatever else is wrong, WeChat is not asked with anything but a code.

@@ -56,6 +56,14 @@ pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
     }
 }
 
+/// Whether an answer is framed by `chunked` alone or by none: any other coding of the transfer
+/// would be passed on as if it were the content.
+pub(crate) fn is_framed_plainly(response: &ResponseHeader) -> bool {
+    let mut codings = response.headers.get_all("transfer-encoding").iter();
+    codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
+}
+
 /// Whether the connection may carry another request after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum After {

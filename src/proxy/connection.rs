@@ -226,6 +226,11 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // Whoever waits for the client's next bytes has nothing more to write for now: what was
+        // gathered goes out, so that a slow answer is seen as it comes.
+        if let Poll::Ready(written) = this.poll_flush_behind(context) {
+            written?;
+        }
         loop {
             if this.is_at_boundary() {
                 // The request is read. A reader that goes on asking wants to know whether the

@@ -236,6 +236,9 @@ impl ProxyHttp for FullLane {
         if response.status.is_informational() {
             return Ok(());
         }
+        if !answering::is_framed_plainly(response) {
+            return Err(passage.refuse(Refusal::BadGateway));
+        }
         answering::strip_hop_by_hop(response);
         let hint = Hint::of(forward);
         if let Some(seconds) = hint.session_expires_in {

@@ -190,13 +190,13 @@ impl Scan {
         while let Some(&byte) = ahead.get(self.seen) {
             let at = self.seen;
             self.seen += 1;
+            if !self.request_line_over && at > MAX_REQUEST_LINE + 1 {
+                return Err(Refusal::UriTooLong.into());
+            }
+            if self.seen > max_bytes {
+                return Err(Refusal::HeaderFieldsTooLarge.into());
+            }
             if byte != b'\n' {
-                if !self.request_line_over && self.seen > MAX_REQUEST_LINE {
-                    return Err(Refusal::UriTooLong.into());
-                }
-                if self.seen > max_bytes {
-                    return Err(Refusal::HeaderFieldsTooLarge.into());
-                }
                 continue;
             }
             // A lone LF ends a line for some parsers and not for others.

@@ -5,6 +5,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use tokio::sync::OnceCell;
+
 use super::answer::{Answer, user};
 use super::client::{Client, Line, Parcel};
 use super::errcode::{Flaw, WechatError};
@@ -20,6 +22,9 @@ pub struct Code2Session {
     /// The user over all apps of one Open Platform account, `[A-Za-z0-9_-]{6,64}`, where the
     /// app is bound to one.
     pub unionid: Option<String>,
+    /// What the client was answered, so that whoever shows the same code within the replay
+    /// window is told the same, and a double tap opens one session and not two.
+    pub answered: OnceCell<Vec<u8>>,
 }
 
 impl fmt::Debug for Code2Session {
@@ -61,7 +66,8 @@ fn read(answer: &Answer) -> Result<Code2Session, WechatError> {
         Some(unionid) => Some(user(unionid, "unionid")?),
         None => None,
     };
-    Ok(Code2Session { openid, session_key: session_key(answer)?, unionid })
+    let session_key = session_key(answer)?;
+    Ok(Code2Session { openid, session_key, unionid, answered: OnceCell::new() })
 }
 
 /// The session_key of an answer, if it is 16 bytes in base64. One of 24 or 32 bytes would
