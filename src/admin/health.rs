@@ -1,34 +1,41 @@
 //! `/livez`: the process runs. `/readyz`: it can do its work, or which part of it cannot.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
-use super::Admin;
+use super::{Admin, View, answer};
 
 #[derive(Serialize)]
-struct Ready<'a> {
+struct Readiness<'a> {
     ready: bool,
+    /// The process finishes what is in flight and takes nothing new.
     draining: bool,
-    /// Upstreams of which no server is up.
-    upstreams_down: Vec<&'a str>,
+    /// Upstreams of some route of which no server is up.
+    upstreams_down: BTreeSet<&'a str>,
 }
 
 pub(super) async fn live() -> Response {
-    ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], "ok\n").into_response()
+    answer::no_store("ok\n".into_response())
 }
 
 pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    let view = admin.view.load_full();
+    let view = admin.view.load();
     let draining = *admin.draining.borrow();
-    let down = view.upstreams.iter().filter(|upstream| !upstream.is_up());
-    let upstreams_down: Vec<&str> = down.map(|upstream| upstream.config.name.as_str()).collect();
+    let upstreams_down = upstreams_down(&view);
     let ready = !draining && upstreams_down.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    (status, no_store, Json(Ready { ready, draining, upstreams_down })).into_response()
+    answer::json(status, Readiness { ready, draining, upstreams_down })
+}
+
+/// An upstream that no route uses keeps nobody from being served.
+fn upstreams_down(view: &View) -> BTreeSet<&str> {
+    let used = view.config.routes.iter().filter_map(|route| view.upstreams.get(route.upstream));
+    used.filter(|upstream| !upstream.is_up())
+        .map(|upstream| upstream.config.name.as_str())
+        .collect()
 }

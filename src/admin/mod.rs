@@ -1,39 +1,43 @@
-//! The operator's listener: health, metrics. Never reachable through the clients' listener.
+//! The operator's listener: health and metrics. Never reachable through the clients' listener.
+//!
+//! One file per endpoint; `token.rs` guards all but health, `connections.rs` carries them.
 
+mod answer;
+mod connections;
 mod health;
+mod metrics;
+mod token;
+#[cfg(test)]
+mod tests;
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::response::Response;
 use axum::routing::get;
-use serde_json::json;
-use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::config::Config;
 use crate::observe::Metrics;
-use crate::secret::Secret;
 use crate::upstream::Upstreams;
 
-/// What the operator's listener tells of, as the rules in force have it; a reload swaps it.
+/// What the operator is told of, as the configuration in force has it; a reload swaps it.
 #[derive(Debug)]
 pub struct View {
-    /// Upstreams of the rules in force.
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// Its upstreams.
     pub upstreams: Arc<Upstreams>,
-    /// What every request but those to `/livez` and `/readyz` must show.
-    pub token: Option<Secret<String>>,
 }
 
 /// The operator's listener.
-#[derive(Debug)]
 pub struct Admin {
-    /// Swapped by a reload.
+    /// Swapped by a reload, the token with it.
     pub view: ArcSwap<View>,
     /// Lives as long as the process.
     pub metrics: Arc<Metrics>,
@@ -41,77 +45,34 @@ pub struct Admin {
     pub draining: watch::Receiver<bool>,
 }
 
-/// How long an operator's request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+impl fmt::Debug for Admin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
 
-/// Serves the operator until it is dropped.
-///
-/// # Errors
-/// Those of the listener.
-pub async fn serve(listener: TcpListener, admin: Arc<Admin>) -> std::io::Result<()> {
-    axum::serve(listener, router(admin)).await
+/// Serves the operator for ever. Where the future is dropped the listener closes and what is
+/// being answered is cut off; until then health tells of a drain.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    connections::serve(listener, router(admin)).await;
 }
 
 fn router(admin: Arc<Admin>) -> Router {
     let open =
         Router::new().route("/livez", get(health::live)).route("/readyz", get(health::ready));
+    // The token is asked for before anything is said about which paths there are.
     let guarded = Router::new()
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::scrape))
         .fallback(not_found)
-        .layer(middleware::from_fn_with_state(Arc::clone(&admin), check_token));
-    open.merge(guarded)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(limit_time))
-        .with_state(admin)
-}
-
-async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], admin.metrics.render()).into_response()
+        .layer(middleware::from_fn_with_state(Arc::clone(&admin), token::check));
+    open.merge(guarded).method_not_allowed_fallback(method_not_allowed).with_state(admin)
 }
 
 async fn not_found() -> Response {
-    refusal(StatusCode::NOT_FOUND, "not_found", "nothing is here")
+    answer::refusal(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
 }
 
-async fn method_not_allowed(_: Method) -> Response {
-    refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "not with this method")
-}
-
-fn refusal(status: StatusCode, error: &str, description: &str) -> Response {
-    let body = json!({ "error": error, "error_description": description });
-    let mut response = (status, axum::Json(body)).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-async fn limit_time(request: Request, next: Next) -> Response {
-    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(|_| {
-        refusal(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", "it took too long")
-    })
-}
-
-/// Compares in constant time, so that a token cannot be found out letter by letter.
-async fn check_token(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    let view = admin.view.load_full();
-    let Some(token) = &view.token else {
-        return next.run(request).await;
-    };
-    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
-    let good = match (shown.next(), shown.next()) {
-        (Some(value), None) => value
-            .as_bytes()
-            .split_at_checked(7)
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
-            .is_some_and(|(_, shown)| shown.ct_eq(token.expose().as_bytes()).into()),
-        _ => false,
-    };
-    if good {
-        return next.run(request).await;
-    }
-    let mut response =
-        refusal(StatusCode::UNAUTHORIZED, "unauthorized", "this needs the admin token");
-    let challenge = HeaderValue::from_static("Bearer realm=\"wxgate admin\"");
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    response
+async fn method_not_allowed() -> Response {
+    let description = "the method is not allowed here; see Allow";
+    answer::refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", description)
 }

@@ -132,8 +132,8 @@ impl Built {
     /// What the operator's listener tells of.
     pub(crate) fn view(&self) -> View {
         View {
+            config: Arc::clone(&self.rules.config),
             upstreams: Arc::clone(&self.rules.upstreams),
-            token: self.rules.config.admin.token.clone(),
         }
     }
 

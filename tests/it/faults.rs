@@ -189,6 +189,7 @@ fn an_answer_that_is_cut_never_looks_complete() {
 #[test]
 fn an_answer_that_is_no_http_is_502() {
     let site = Site::start();
+    let mut passed_on = Vec::new();
     for (path, bytes) in [
         ("/open/1", "SSH-2.0-OpenSSH_9.2\r\n\r\n"),
         ("/open/2", "HTTP/1.1 2OO OK\r\n\r\n"),
@@ -208,8 +209,11 @@ fn an_answer_that_is_no_http_is_502() {
             Ok(answer) => answer.status == 502,
             Err(error) => matches!(error, ReadError::Closed | ReadError::Cut(_)),
         };
-        assert!(ok, "{path} {bytes:?}: {answer:?}");
+        if !ok {
+            passed_on.push((bytes, answer));
+        }
     }
+    assert!(passed_on.is_empty(), "{passed_on:#?}");
     assert_eq!(site.get("/open/x").send().text(), "hello");
 }
 

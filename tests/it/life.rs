@@ -419,3 +419,26 @@ fn with_the_memory_store_a_restart_with_the_same_key_keeps_tokens_good() {
     let answer = Request::new(second.address(), "GET", "/api/x").bearer(token).send();
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
+
+#[test]
+fn after_kill_9_a_restart_listens_on_the_same_port_at_once() {
+    let port = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let (wechat, upstream) = (FakeWechat::start(), Upstream::start());
+    let settings = Site::with().server(&format!("listen = [\"127.0.0.1:{port}\"]"));
+    let start = || {
+        let directory = settings.write(&wechat.url(), &upstream.address().to_string());
+        Gateway::start(directory, &environment())
+    };
+    for _ in 0..3 {
+        let mut gateway = start();
+        // A connection that is open at the kill leaves the port in TIME-WAIT.
+        let mut connection = Connection::open(gateway.address());
+        let request = Request::new(gateway.address(), "GET", "/open/x");
+        assert_eq!(request.send_on(&mut connection).status, 200);
+        gateway.signal(Signal::KILL);
+        assert_eq!(gateway.await_exit(SOON).code(), None);
+    }
+}

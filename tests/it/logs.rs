@@ -150,6 +150,18 @@ fn the_access_log_can_be_a_file() {
 }
 
 #[test]
+fn a_full_disk_costs_log_lines_and_no_requests() {
+    let site = Site::with().log("access_file = \"/dev/full\"").start();
+    for _ in 0..50 {
+        assert_eq!(site.get("/open/x").send().status, 200);
+    }
+    eventually("lost lines are counted", || {
+        site.gateway.metric("wxgate_access_log_dropped_total", &[]) >= 50.0
+    });
+    assert!(!site.gateway.stderr().contains("panicked"));
+}
+
+#[test]
 fn what_a_client_sends_cannot_forge_or_break_a_line() {
     let site = Site::start();
     for (index, evil) in [

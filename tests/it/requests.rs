@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::client::ReadError;
-use crate::harness::{Answer, Site};
+use crate::harness::{Answer, Connection, Site, within};
 
 /// A request that a lenient reader would find behind the first one.
 const SMUGGLED: &str = "GET /open/smuggled HTTP/1.1\r\nHost: shop.test\r\n\r\n";
@@ -622,4 +622,40 @@ fn the_gateway_goes_on_after_all_of_it() {
     let token = site.log_in("alice");
     assert_eq!(site.get("/api/x").bearer(&token).send().status, 200);
     assert!(!site.gateway.stderr().contains("panicked"));
+}
+
+#[test]
+fn two_hundred_slow_callers_do_not_hold_up_a_quick_one() {
+    let site = Site::start();
+    let slow: Vec<Connection> = (0..200)
+        .map(|number| {
+            let mut connection = site.connect();
+            let head =
+                "POST /open/x HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 10\r\n\r\n12345";
+            // Some stand still in the head, some in the body.
+            connection.send(if number % 2 == 0 { &head[..40] } else { head });
+            connection
+        })
+        .collect();
+    for _ in 0..20 {
+        let begin = Instant::now();
+        assert_eq!(site.get("/open/x").send().status, 200);
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    }
+    drop(slow);
+}
+
+#[test]
+fn a_gateway_out_of_file_descriptors_serves_again_when_there_are_some() {
+    let mut site = Site::start();
+    site.gateway.limit_open_files(100);
+    let mut hoard: Vec<std::net::TcpStream> = (0..200)
+        .filter_map(|_| std::net::TcpStream::connect(site.gateway.address()).ok())
+        .collect();
+    assert!(site.gateway.is_running());
+    hoard.clear();
+    within(Duration::from_secs(5), "it serves again", || {
+        site.get("/open/x").try_send().is_ok_and(|answer| answer.status == 200)
+    });
+    assert!(site.gateway.is_running());
 }

@@ -1,6 +1,6 @@
 //! Which route a request falls under.
 
-use crate::harness::{Reply, Site, Upstream};
+use crate::harness::{Connection, Reply, Site, Upstream, eventually};
 
 /// A route to a backend of its own, so that a test sees where a request went.
 fn route(backend: &str, lines: &str) -> String {
@@ -269,6 +269,27 @@ fn servers_take_turns_by_weight() {
         assert_eq!(site.get("/open/x").send().status, 200);
     }
     assert_eq!((first.requests().len(), second.requests().len()), (10, 20));
+}
+
+#[test]
+fn least_conn_passes_over_a_server_that_is_busy_also_after_a_reload() {
+    let (busy, idle) = (Upstream::start(), Upstream::start());
+    busy.answers("/open/slow", Reply::default().then_hang());
+    let mut site = Site::with()
+        .servers(&format!("[\"{}\"]", busy.address()))
+        .upstream("balance = \"least_conn\"")
+        .start();
+    let mut waiting: Vec<Connection> = (0..3).map(|_| site.connect()).collect();
+    for connection in &mut waiting {
+        connection.send(site.get("/open/slow").bytes());
+    }
+    eventually("three wait", || busy.requests_to("/open/slow").len() == 3);
+    let both = format!("[\"{}\", \"{}\"]", busy.address(), idle.address());
+    assert!(site.reload(|settings| settings.servers(&both)));
+    for _ in 0..10 {
+        assert_eq!(site.get("/open/x").send().status, 200);
+    }
+    assert_eq!((busy.requests_to("/open/x").len(), idle.requests_to("/open/x").len()), (0, 10));
 }
 
 #[test]

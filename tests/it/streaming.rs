@@ -1,6 +1,6 @@
 //! Bodies stream through in both directions; nothing is held whole; framing stays right.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::client::Framing;
 use crate::harness::upstream::block;
@@ -124,6 +124,21 @@ fn an_upload_reaches_the_backend_while_it_is_still_being_sent() {
     site.upstream.await_request_to("/open/x");
     let answer = connection.answer();
     assert_eq!((answer.status, answer.text().as_str()), (200, "early"));
+}
+
+#[test]
+fn bytes_of_an_upload_reach_the_backend_before_its_last_ones() {
+    let site = Site::start();
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    site.upstream.answers("/open/x", Reply::raw(head).before_body().then_echo());
+    let mut connection = site.connect();
+    // What the backend sends back is what came to it: here a chunk of its answer.
+    connection.send(
+        "POST /open/x HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 1000\r\n\r\n5\r\nfirst\r\n",
+    );
+    let answer = connection.head("POST").unwrap();
+    assert_eq!((answer.status, answer.framing), (200, Framing::Chunked));
+    assert_eq!(connection.read_exactly(10), b"5\r\nfirst\r\n");
 }
 
 #[test]
@@ -355,4 +370,20 @@ fn connections_to_the_backend_are_kept_and_used_again() {
     for _ in 0..5 {
         assert_eq!(site.get("/open/x").send().status, 200, "after the backend closed its end");
     }
+}
+
+#[test]
+fn a_body_that_stands_still_is_given_up_after_idle_timeout() {
+    let site = Site::with().server("idle_timeout = \"1s\"").start();
+    let mut connection = site.connect();
+    connection.send("POST /open/x HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 100\r\n\r\nhalf");
+    let begin = Instant::now();
+    if let Ok(answer) = connection.try_answer("POST") {
+        answer.assert_refused(408, "request_timeout");
+    }
+    assert!(connection.is_closed_by_gateway());
+    assert!(begin.elapsed() >= Duration::from_millis(800), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+    eventually("the backend is free", || site.upstream.open_connections() == 0);
+    assert!(site.upstream.requests().iter().all(|seen| !seen.complete));
 }

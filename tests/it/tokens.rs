@@ -392,3 +392,31 @@ fn the_white_space_around_a_key_is_not_part_of_it() {
     let site = Site::with().file("test-1.key", &format!("\n  {KEY} \r\n\n")).start();
     assert_eq!(site.get("/api/me").bearer(&Forge::of("alice").token()).send().status, 200);
 }
+
+#[test]
+fn random_and_forged_tokens_cost_no_memory() {
+    let site = Site::start();
+    let good = site.log_in("alice");
+    assert_eq!(site.get("/api/x").bearer(&good).send().status, 200);
+    let before = site.gateway.resident_memory();
+    let forged = Forge::of("alice").key(b"another-signing-key-of-32-bytes-");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (site, forged) = (&site, forged.clone());
+            scope.spawn(move || {
+                let mut connection = site.connect();
+                for number in 0..2_500 {
+                    let bad = match number % 5 {
+                        0 => forged.clone().claim("jti", format!("{thread}-{number}")).token(),
+                        _ => format!("{}.{thread}.{number}", "x".repeat(1_000)),
+                    };
+                    let request = site.get("/api/x").bearer(&bad);
+                    assert_eq!(request.send_on(&mut connection).status, 401);
+                }
+            });
+        }
+    });
+    let grown = site.gateway.resident_memory().saturating_sub(before);
+    assert!(grown < 16 * 1024 * 1024, "grew by {} KiB", grown / 1024);
+    assert_eq!(site.get("/api/x").bearer(&good).send().status, 200);
+}

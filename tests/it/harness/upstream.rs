@@ -322,7 +322,7 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<End> {
             }
             outcome?;
         }
-        if let Some(end) = play(&reply, stream, shared)? {
+        if let Some(end) = play(&reply, &mut reader, shared)? {
             return Ok(end);
         }
     }
@@ -334,7 +334,12 @@ fn reply_for(shared: &Shared, path: &str) -> Reply {
 }
 
 /// Tells how the connection ends, if it does.
-fn play(reply: &Reply, mut stream: &TcpStream, shared: &Shared) -> std::io::Result<Option<End>> {
+fn play(
+    reply: &Reply,
+    reader: &mut BufReader<&TcpStream>,
+    shared: &Shared,
+) -> std::io::Result<Option<End>> {
+    let mut stream = *reader.get_ref();
     for step in &reply.steps {
         match step {
             Step::Send(bytes) => stream.write_all(bytes)?,
@@ -353,7 +358,7 @@ fn play(reply: &Reply, mut stream: &TcpStream, shared: &Shared) -> std::io::Resu
                 drop(wait.unwrap());
             }
             Step::Hang => {
-                std::io::copy(&mut stream, &mut std::io::sink())?;
+                std::io::copy(reader, &mut std::io::sink())?;
                 return Ok(Some(End::Orderly));
             }
             Step::Close => {
@@ -362,8 +367,7 @@ fn play(reply: &Reply, mut stream: &TcpStream, shared: &Shared) -> std::io::Resu
             }
             Step::Reset => return Ok(Some(End::Reset)),
             Step::Echo => {
-                let mut back = stream;
-                std::io::copy(&mut stream, &mut back)?;
+                std::io::copy(reader, &mut stream)?;
                 return Ok(Some(End::Orderly));
             }
         }

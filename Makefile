@@ -1,0 +1,73 @@
+# wxgate: what a person types. `make help` lists it.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/bash
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+VENV   := $(TARGET)/e2e/venv
+SDKS   := tests/e2e/wechat_sdks
+
+# One heading per section, and one sentence where a section fails.
+heading = @printf '\n=== %s ===\n' '$(1)'
+failed  = { printf '\nmake test: failed in section: %s\n' '$(1)' >&2; exit 1; }
+
+.PHONY: help demo test test-packages test-format test-lint test-rust test-e2e bench fmt build clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## install what the build needs, build, run gateway + sandbox WeChat + demo backend
+	@.ci/packages build
+	cargo build --locked
+	@exec $(TARGET)/debug/wxgate demo
+
+test: test-packages test-format test-lint test-rust test-e2e ## install what the tests need, run all of them
+	@printf '\nmake test: all sections passed\n'
+
+test-packages: ## Debian packages that the build and the tests need
+	$(call heading,packages)
+	@.ci/packages test || $(call failed,packages)
+
+test-format: ## cargo fmt --check
+	$(call heading,format)
+	@cargo fmt --check || $(call failed,format (make fmt mends it))
+
+test-lint: ## clippy, warnings are errors
+	$(call heading,lint)
+	@cargo clippy --locked --all-targets -- -D warnings || $(call failed,lint)
+
+test-rust: ## unit and integration tests
+	$(call heading,unit and integration tests)
+	@cargo test --locked || $(call failed,unit and integration tests)
+
+test-e2e: $(VENV)/installed $(TARGET)/e2e/sdks/installed ## the real binary between real peers
+	$(call heading,end to end)
+	@cargo build --locked || $(call failed,build)
+	@$(VENV)/bin/python tests/e2e/run.py --binary $(TARGET)/debug/wxgate \
+	    --sdks $(TARGET)/e2e/sdks $(ONLY) || $(call failed,end to end)
+
+# Python and npm packages of the end-to-end tests, as their lock files name them.
+$(VENV)/installed: tests/e2e/requirements.txt $(SDKS)/requirements.txt
+	@rm -rf $(VENV) && python3 -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check $(^:%=-r %)
+	@touch $@
+
+$(TARGET)/e2e/sdks/installed: $(SDKS)/package.json $(SDKS)/package-lock.json
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@cd $(@D) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+bench: ## micro-benchmarks of the request path
+	@.ci/packages build
+	cargo bench --locked
+
+fmt: ## format the sources
+	cargo fmt
+
+build: ## the binary for production: target/release/wxgate
+	@.ci/packages build
+	cargo build --locked --release
+
+clean: ## forget everything that was built
+	cargo clean
