@@ -9,7 +9,6 @@ use super::refusal::{InputError, Refusal};
 use super::{Answer, Endpoints, Request, Reveals, log_session_error};
 use crate::identity::{AppId, OpenId, UnionId};
 use crate::observe::AuthResult;
-use crate::route::rate::RateKeyValue;
 use crate::session::{Issued, NewSession};
 use crate::wechat::{Code2Session, Flaw, WechatError};
 
@@ -65,16 +64,19 @@ async fn log_in<'a>(
     request: &Request<'_>,
     app: &mut Option<&'a AppId>,
 ) -> Result<(OpenId, Answer), Refusal> {
-    let login = read(request)?;
-    let appid = choose_app(&endpoints.apps, login.appid.as_deref(), request.referer)?;
-    *app = Some(appid);
+    // Every request takes from the bucket, also one that is wrong; the app is looked for even so,
+    // since the metric names it.
+    let within_limit = endpoints.check_login_limit(request);
+    let login = read(request).and_then(|login| {
+        *app = Some(choose_app(&endpoints.apps, login.appid.as_deref(), request.referer)?);
+        Ok(login)
+    });
+    within_limit?;
+    let login = login?;
+    let appid = app.ok_or(InputError::NoApp)?;
     let code = login.code.ok_or(InputError::NoCode)?;
     if !is_code(&code) {
         return Err(InputError::BadCode.into());
-    }
-    if let Some(limit) = &endpoints.login_limit {
-        let outcome = limit.limiter.check(RateKeyValue::Ip(request.client));
-        outcome.map_err(|retry_after| Refusal::SlowDown { retry_after })?;
     }
     let wechat = endpoints.wechat.code2session(appid.as_str(), &code).await?;
     let session = new_session(appid, &wechat)?;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::config::{Config, RateLimit};
 use crate::identity::AppId;
 use crate::observe::Metrics;
-use crate::route::rate::RateLimiter;
+use crate::route::rate::{RateKeyValue, RateLimiter};
 use crate::session::{SessionError, Sessions, Verified};
 use crate::wechat::Wechat;
 
@@ -169,6 +169,13 @@ impl Endpoints {
         } else {
             Err(Refusal::MethodNotAllowed { allow: allow.to_owned() })
         }
+    }
+
+    /// Takes one request out of the bucket of the client's address.
+    fn check_login_limit(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        let Some(limit) = &self.login_limit else { return Ok(()) };
+        let outcome = limit.limiter.check(RateKeyValue::Ip(request.client));
+        outcome.map_err(|retry_after| Refusal::SlowDown { retry_after })
     }
 
     /// Answers a request; every failure is an answer too.

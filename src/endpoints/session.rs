@@ -37,5 +37,9 @@ pub(super) fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answer {
         exp: caller.expires_at,
         expires_in: endpoints.sessions.expires_in(&caller).as_secs(),
     };
-    Answer::json(&body).for_caller(AuthResult::Ok, Some(caller.identity.openid.clone()))
+    let mut answer = Answer::json(&body);
+    if let Some(seconds) = endpoints.sessions.expiry_hint(&caller) {
+        answer.headers.push(("X-Session-Expires-In", seconds.to_string()));
+    }
+    answer.for_caller(AuthResult::Ok, Some(caller.identity.openid.clone()))
 }
