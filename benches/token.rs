@@ -19,6 +19,8 @@ fn config(algorithm: Algorithm) -> config::Session {
         ttl: Duration::from_hours(2),
         max_age: Duration::from_hours(720),
         store: config::Store::Memory,
+        on_store_error: config::OnStoreError::Deny,
+        max_per_user: None,
         token_from: Vec::new(),
         signing_keys: vec![SigningKey {
             id: "2026-11".to_owned(),

@@ -96,6 +96,8 @@ level = "warn"
 access = "off"
 [wechat]
 api_base = "http://{sandbox}"
+[session]
+store = "memory"
 [[apps]]
 appid = "{DEMO_APPID}"
 secret = "{DEMO_SECRET}"

@@ -10,6 +10,7 @@ mod routes;
 mod secrets;
 mod server;
 mod session;
+mod store;
 mod upstreams;
 
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ mod source;
 mod value;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -200,6 +201,10 @@ pub struct Session {
     pub max_age: Duration,
     /// Where sessions live.
     pub store: Store,
+    /// What becomes of a request whose session state cannot be read.
+    pub on_store_error: OnStoreError,
+    /// Sessions that a user may have with one app; the oldest beyond it end. `None`: any number.
+    pub max_per_user: Option<NonZeroUsize>,
     /// Where a request's token is looked for, in this order; never empty.
     pub token_from: Vec<TokenSource>,
     /// The first signs, all verify; empty: one key is made at start.
@@ -207,11 +212,69 @@ pub struct Session {
 }
 
 /// Where sessions live.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Store {
     /// In this process; lost at restart.
     Memory,
+    /// In this file; made if it is not there.
+    Sqlite(PathBuf),
+    /// In a Redis or Valkey that all nodes share.
+    Redis(Redis),
+}
+
+/// How a Redis or Valkey is reached.
+#[derive(Clone, Debug, Serialize)]
+pub struct Redis {
+    /// Host and port of each server, of sentinels, or of some nodes of a cluster; never empty.
+    pub servers: Vec<(String, u16)>,
+    /// What the servers are.
+    pub layout: RedisLayout,
+    /// Plain or TLS.
+    pub transport: RedisTransport,
+    /// The ACL user; `None`: the default one.
+    pub username: Option<String>,
+    /// The password of the servers that hold data; sentinels are asked without one.
+    #[serde(serialize_with = "redact::secrets")]
+    pub password: Option<Secret<String>>,
+    /// The number of the database; 0 in a cluster.
+    pub database: i64,
+}
+
+/// What the servers of a Redis URL are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedisLayout {
+    /// One server.
+    Single,
+    /// Sentinels that know where the master of this name is.
+    Sentinel {
+        /// The master's name.
+        master: String,
+    },
+    /// Nodes of a cluster, which name the others.
+    Cluster,
+}
+
+/// How a connection to Redis is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedisTransport {
+    /// Plain TCP.
+    Plain,
+    /// TLS; the certificate must be of the host's name and of an authority the system trusts.
+    Tls,
+}
+
+/// What becomes of a request whose session state cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum OnStoreError {
+    /// It is refused with 503.
+    Deny,
+    /// It is judged by its token and the revocations that are known.
+    Allow,
 }
 
 /// Where a request's token is looked for.

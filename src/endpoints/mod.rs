@@ -212,6 +212,7 @@ impl fmt::Debug for Endpoints {
 fn log_session_error(error: &SessionError) {
     match error {
         SessionError::Token(_) => {}
+        SessionError::Store(_) => log::warn!("a session could not be kept: {error}"),
         SessionError::Key(_)
         | SessionError::App(_)
         | SessionError::Random(_)

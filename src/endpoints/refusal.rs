@@ -329,6 +329,7 @@ impl From<SessionError> for Refusal {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Token(error) => error.into(),
+            SessionError::Store(_) => Self::StoreUnavailable,
             SessionError::Key(_)
             | SessionError::App(_)
             | SessionError::Random(_)

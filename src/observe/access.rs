@@ -32,7 +32,7 @@ const GATHER: Duration = Duration::from_millis(10);
 /// How long the end of the program waits for the last lines.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// Room for an ordinary line, so that most lines are formatted without growing.
-const LINE_BYTES: usize = 512;
+const LINE_BYTES: usize = 640;
 
 /// The access log could not be opened.
 #[derive(Debug, thiserror::Error)]

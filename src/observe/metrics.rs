@@ -42,6 +42,10 @@ pub struct Metrics {
     pub wechat_access_token_timestamp: IntGaugeVec,
     /// Sessions that are open.
     pub sessions_active: IntGauge,
+    /// `store`, `operation`
+    pub store_errors: IntCounterVec,
+    /// `store`, `operation`
+    pub store_request_duration: HistogramVec,
     /// `upstream`, `server`, `code` (a status, or `connect`, `timeout`, `reset`)
     pub upstream_requests: IntCounterVec,
     /// `upstream`
@@ -110,6 +114,16 @@ impl Metrics {
                 &["appid"],
             )?,
             sessions_active: table.gauge("sessions_active", "Sessions that are open.")?,
+            store_errors: table.counters(
+                "store_errors_total",
+                "Calls to the session store that failed.",
+                &["store", "operation"],
+            )?,
+            store_request_duration: table.seconds(
+                "store_request_duration_seconds",
+                "How long the session store took.",
+                &["store", "operation"],
+            )?,
             upstream_requests: table.counters(
                 "upstream_requests_total",
                 "Attempts to forward a request.",
@@ -260,6 +274,8 @@ mod tests {
             config_last_reload_success,
             access_log_dropped,
             wechat_access_token_timestamp,
+            store_errors,
+            store_request_duration,
         } = metrics;
         vec![
             Box::new(http_requests),
@@ -279,6 +295,8 @@ mod tests {
             Box::new(config_last_reload_success),
             Box::new(access_log_dropped),
             Box::new(wechat_access_token_timestamp),
+            Box::new(store_errors),
+            Box::new(store_request_duration),
         ]
     }
 

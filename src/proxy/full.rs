@@ -16,6 +16,7 @@ use super::answering::{self, Hint};
 use super::exchange::Exchange;
 use super::forward::{Fate, Forward};
 use super::reject;
+use super::upgrade::{self, Cut, Watching};
 use crate::endpoints::Refusal;
 use crate::upstream::{PickKey, Picked};
 
@@ -30,6 +31,8 @@ pub(crate) struct Admitted {
     pub(crate) forward: Box<Forward>,
     /// Its account.
     pub(crate) exchange: Exchange,
+    /// Closes its connection.
+    pub(crate) cut: Cut,
 }
 
 /// What the phases of one request share.
@@ -44,6 +47,7 @@ pub struct Passage {
     /// Whether it did; then the error that Pingora reports is ours.
     refused: bool,
     received: u64,
+    watching: Option<Watching>,
 }
 
 #[derive(Debug)]
@@ -60,6 +64,15 @@ fn not_admitted() -> Box<Error> {
 impl Passage {
     fn forward(&self) -> Result<&Forward> {
         self.admitted.as_ref().map(|admitted| &*admitted.forward).ok_or_else(not_admitted)
+    }
+
+    /// From now on the end of the caller's session ends this request too.
+    fn stays_open(&mut self, status: u16) {
+        if let Some(admitted) = &mut self.admitted {
+            // Whoever is cut off had an answer.
+            admitted.exchange.status = status;
+            self.watching = admitted.cut.when_ended(&admitted.forward);
+        }
     }
 
     /// Counts how the attempt under way ended, once.
@@ -225,6 +238,9 @@ impl ProxyHttp for FullLane {
         passage: &mut Passage,
     ) -> Result<()> {
         let status = response.status.as_u16();
+        if upgrade::stays_open(response) {
+            passage.stays_open(status);
+        }
         let forward = passage.forward()?;
         if status == 101 {
             if !forward.websocket {

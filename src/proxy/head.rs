@@ -97,6 +97,9 @@ impl RequestHead<'_> {
             && self.headers.lists("connection", "upgrade")
             && self.headers.get_all("upgrade").count() == 1
             && self.headers.lists("upgrade", "websocket")
+            // What has a body is not a handshake: its end would be lost in the open stream.
+            && self.headers.get_all("transfer-encoding").next().is_none()
+            && self.headers.get_all("content-length").all(|length| length == b"0")
     }
 }
 
@@ -362,6 +365,9 @@ fn window(head: &RequestHead<'_>, length: u64) -> Result<Window, Refusal> {
                 return Err(Refusal::Malformed("more than one Content-Length"));
             }
             let body = content_length(digits)?;
+            if head.is_websocket() {
+                return Ok(Window::Open);
+            }
             length.checked_add(body).map(Window::Bytes).ok_or_else(not_a_length)
         }
         (Some(_), Some(_)) => {

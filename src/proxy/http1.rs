@@ -24,6 +24,7 @@ use super::exchange::Exchange;
 use super::full::{Admitted, FullLane};
 use super::head::{NoHead, RequestHead, read_head, with_head};
 use super::rules::Rules;
+use super::upgrade::Cut;
 use crate::endpoints;
 use crate::endpoints::{Answer, Refusal};
 
@@ -101,7 +102,8 @@ async fn one_request(
             return Left::Closed;
         }
         connection.open(window);
-        return full_lane(gateway, rules, connection, Admitted { forward, exchange }).await;
+        let admitted = Admitted { forward, exchange, cut: Cut::default() };
+        return full_lane(gateway, rules, connection, admitted).await;
     }
     // The gateway answers itself, and so the head is read.
     connection.skip(length);
@@ -150,8 +152,14 @@ async fn full_lane(
     session.set_read_timeout(Some(idle));
     session.set_write_timeout(Some(idle));
     session.set_total_drain_timeout(Some(Duration::from_secs(2)));
+    let cut = admitted.cut.clone();
     session.set_connection_user_context(Some(Box::new(admitted)));
-    let Some(reused) = gateway.full.process_new_http(session, &gateway.draining).await else {
+    let reused = tokio::select! {
+        reused = gateway.full.process_new_http(session, &gateway.draining) => reused,
+        // Both connections end with the future that holds them.
+        () = cut.due() => None,
+    };
+    let Some(reused) = reused else {
         return Left::Closed;
     };
     let (stream, _) = reused.consume();

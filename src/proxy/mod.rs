@@ -16,6 +16,7 @@ mod head;
 mod http1;
 mod reject;
 mod rules;
+mod upgrade;
 
 pub use full::FullLane;
 pub use http1::{Gateway, serve};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::build::{Built, Lasting};
 use crate::admin::Admin;
-use crate::config::{Config, Loaded, Problems};
+use crate::config::{Config, Loaded, Problems, Store};
 use crate::proxy::Gateway;
 
 /// Reads the configuration again.
@@ -84,13 +84,18 @@ impl Reloader {
     }
 }
 
+/// A store as it may be shown: secrets do not compare, and need not for a hint.
+fn shown(store: &Store) -> Option<serde_json::Value> {
+    serde_json::to_value(store).ok()
+}
+
 /// What a running process cannot change.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("server.listen", old.server.listen != new.server.listen),
         ("server.threads", old.server.threads != new.server.threads),
         ("admin.listen", old.admin.listen != new.admin.listen),
-        ("session.store", old.session.store != new.session.store),
+        ("session.store", shown(&old.session.store) != shown(&new.session.store)),
         ("log.access", old.log.access != new.log.access),
         ("log.access_file", old.log.access_file != new.log.access_file),
     ]

@@ -1,6 +1,7 @@
 //! The keys that sign tokens: the first of `session.signing_keys` signs, all of them verify.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,6 +14,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use sha2::Sha256;
 use zeroize::Zeroize;
 
+use super::vault::Sealer;
 use crate::config;
 use crate::secret::Secret;
 
@@ -73,6 +75,17 @@ pub enum KeyError {
     /// A fresh Ed25519 key could not be written as PEM.
     #[error("an Ed25519 key could not be written as PEM")]
     Pem,
+    /// The key file beside the store cannot be read or made.
+    #[error("the key file `{}` beside the session store: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// No key is configured, and all nodes of this store need the same.
+    #[error("session.signing_keys names no key; with redis all nodes need the same")]
+    Needed,
 }
 
 /// How a token is signed.
@@ -120,6 +133,7 @@ pub(super) struct Key {
     /// The header of every token that this key signs, as it stands in the token.
     header: String,
     material: Material,
+    sealer: Sealer,
 }
 
 enum Material {
@@ -134,13 +148,30 @@ impl Key {
         check_id(id)?;
         let text = secret.expose().trim();
         // Any PEM: the text of a public key must never become an HMAC key.
-        let (algorithm, material) = if text.starts_with("-----BEGIN") {
-            (Algorithm::EdDsa, ed25519(text).ok_or_else(|| KeyError::NotEd25519 { id: id.into() })?)
+        let (algorithm, (material, sealer)) = if text.starts_with("-----BEGIN") {
+            let key = ed25519(text).ok_or_else(|| KeyError::NotEd25519 { id: id.into() })?;
+            (Algorithm::EdDsa, key)
         } else {
-            (Algorithm::Hs256, hmac_key(id, text)?)
+            (Algorithm::Hs256, (hmac_key(id, text)?, Sealer::derive(text.as_bytes())))
         };
         let header = format!(r#"{{"alg":"{}","typ":"at+jwt","kid":"{id}"}}"#, algorithm.name());
-        Ok(Self { id: id.into(), algorithm, header: URL_SAFE_NO_PAD.encode(header), material })
+        Ok(Self {
+            id: id.into(),
+            algorithm,
+            header: URL_SAFE_NO_PAD.encode(header),
+            material,
+            sealer,
+        })
+    }
+
+    /// The token header's `kid`.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The cipher for what stands in a store.
+    pub(super) const fn sealer(&self) -> &Sealer {
+        &self.sealer
     }
 
     /// How it signs; nothing in a token can choose another way.
@@ -203,13 +234,14 @@ fn check_id(id: &str) -> Result<(), KeyError> {
     if (1..=64).contains(&id.len()) && id.bytes().all(plain) { Ok(()) } else { Err(KeyError::Id) }
 }
 
-fn ed25519(pem: &str) -> Option<Material> {
+fn ed25519(pem: &str) -> Option<(Material, Sealer)> {
     let key = Ed25519::from_pkcs8_pem(pem).ok()?;
     let der = key.to_pkcs8_der().ok()?;
-    Some(Material::EdDsa {
+    let material = Material::EdDsa {
         sign: EncodingKey::from_ed_der(der.as_bytes()),
         verify: DecodingKey::from_ed_der(key.verifying_key().as_bytes()),
-    })
+    };
+    Some((material, Sealer::derive(key.as_bytes())))
 }
 
 fn hmac_key(id: &str, text: &str) -> Result<Material, KeyError> {
@@ -253,8 +285,12 @@ impl KeySet {
     pub(super) fn random() -> Result<Self, KeyError> {
         let mut id = [0_u8; 6];
         getrandom::fill(&mut id).map_err(KeyError::Random)?;
-        let signer = Key::parse(&URL_SAFE_NO_PAD.encode(id), &keygen(Algorithm::Hs256)?)?;
-        Ok(Self { signer, older: Vec::new() })
+        Self::only(&URL_SAFE_NO_PAD.encode(id), &keygen(Algorithm::Hs256)?)
+    }
+
+    /// This one key.
+    pub(super) fn only(id: &str, secret: &Secret<String>) -> Result<Self, KeyError> {
+        Ok(Self { signer: Key::parse(id, secret)?, older: Vec::new() })
     }
 
     /// The key that signs.

@@ -3,14 +3,19 @@
 //! A request is judged by its token and the list of revoked sessions alone, in memory and
 //! without waiting. Login, refresh and logout ask the store.
 
+mod key_file;
 mod keys;
+mod list;
 mod revoked;
 mod store;
 mod token;
+mod vault;
 mod verified;
+mod watch;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,23 +24,32 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, OnStoreError};
 use crate::identity::{AppId, Identity, InvalidIdentity, OpenId, UnionId};
 use crate::observe::Metrics;
 use crate::secret::Secret;
 
 pub use keys::{Algorithm, KeyError, keygen};
+pub use list::{Filter, Listed, Listing};
+pub use store::StoreError;
 pub use token::{TokenError, Verified};
+pub use watch::Watch;
 
 use keys::KeySet;
 use revoked::Revoked;
 use store::memory::Memory;
-use store::{Ended, Record, Store};
+use store::redis::Redis;
+use store::sqlite::Sqlite;
+use store::{Backend, Ended, Jar, Record, Store, Tidings, Unknown};
 use token::Rules;
+use vault::Field;
 use verified::VerifiedTokens;
+use watch::Watches;
 
 /// How often what is over is taken out of memory.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How much later than it was asked for a token may be made: no store is waited for longer.
+const MAKING_TAKES: Duration = Duration::from_secs(10);
 
 /// Why a session could not be opened or refreshed, or the room not be built.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +69,9 @@ pub enum SessionError {
     /// The first signing key does not sign.
     #[error("the signing key does not sign")]
     Signing,
+    /// The session store did not do what was asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// A login that WeChat confirmed.
@@ -88,11 +105,20 @@ impl Issued {
     }
 }
 
+/// The cookies that an upstream keeps in a session.
+#[derive(Clone, Debug)]
+pub struct Cookies {
+    /// As they were kept, in whatever form; empty at first.
+    pub text: Secret<Vec<u8>>,
+    version: u64,
+}
+
 /// The sessions and tokens of one gateway. One per process: a reload changes it in place.
 pub struct Sessions {
     rules: ArcSwap<Current>,
     store: Store,
     revoked: Revoked,
+    watches: Watches,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -104,6 +130,8 @@ struct Current {
     apps: HashMap<String, AppId>,
     ttl: Duration,
     max_age: Duration,
+    max_per_user: Option<NonZeroUsize>,
+    on_store_error: OnStoreError,
     /// Belongs to the keys and apps by which its entries were judged.
     cache: VerifiedTokens,
 }
@@ -120,7 +148,15 @@ impl Current {
             .map(|app| Ok((app.appid.clone(), AppId::parse(&app.appid)?)))
             .collect::<Result<_, InvalidIdentity>>()?;
         let cache = VerifiedTokens::new(metrics);
-        Ok(Self { keys, apps, ttl: config.ttl, max_age: config.max_age, cache })
+        Ok(Self {
+            keys,
+            apps,
+            ttl: config.ttl,
+            max_age: config.max_age,
+            max_per_user: config.max_per_user,
+            on_store_error: config.on_store_error,
+            cache,
+        })
     }
 }
 
@@ -131,28 +167,48 @@ impl fmt::Debug for Sessions {
 }
 
 impl Sessions {
-    /// Builds the room for the configured store, without sessions. Without signing keys one is
-    /// made, known to this process alone.
+    /// Builds the room and opens the configured store; a Redis is connected when
+    /// [`Sessions::run`] runs. Without signing keys, one is made: beside a file store for good,
+    /// with the memory store for this process. Blocks on the file: to be called at start.
     ///
     /// # Errors
-    /// [`SessionError::Key`] for a key that cannot be used, [`SessionError::App`] for an appid
-    /// that is none.
+    /// [`SessionError::Key`] for a key that cannot be used, or none with Redis;
+    /// [`SessionError::App`] for an appid that is none; [`SessionError::Store`] for a file that
+    /// cannot be used.
     pub fn new(
         config: &config::Session,
         apps: &[config::App],
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Result<Self, SessionError> {
-        let keys = match KeySet::configured(&config.signing_keys)? {
-            Some(keys) => keys,
-            None => KeySet::random()?,
-        };
-        let store = match config.store {
-            config::Store::Memory => Store::Memory(Memory::new(metrics.sessions_active.clone())),
+        let keys = match (KeySet::configured(&config.signing_keys)?, &config.store) {
+            (Some(keys), _) => keys,
+            (None, config::Store::Memory) => KeySet::random()?,
+            (None, config::Store::Sqlite(path)) => key_file::beside(path)?,
+            (None, config::Store::Redis(_)) => return Err(KeyError::Needed.into()),
         };
         let rules = Current::new(config, apps, Arc::new(keys), &metrics)?;
-        let rules = ArcSwap::from_pointee(rules);
-        Ok(Self { rules, store, revoked: Revoked::new(), clock, metrics })
+        let revoked = Revoked::new();
+        let active = metrics.sessions_active.clone();
+        let backend: Arc<dyn Backend> = match &config.store {
+            config::Store::Memory => Arc::new(Memory::new(active)),
+            config::Store::Sqlite(path) => {
+                let (sqlite, known) = Sqlite::open(path, active, clock.unix_seconds())?;
+                known.iter().for_each(|ended| revoked.insert(&ended.sid, ended.until));
+                Arc::new(sqlite)
+            }
+            config::Store::Redis(redis) => {
+                Arc::new(Redis::new(redis.clone(), clock.clone(), active))
+            }
+        };
+        Ok(Self {
+            rules: ArcSwap::from_pointee(rules),
+            store: Store::new(backend, metrics.clone()),
+            revoked,
+            watches: Watches::new(),
+            clock,
+            metrics,
+        })
     }
 
     /// Takes over new keys, apps and lives at once. Sessions and revocations stay; verified
@@ -175,26 +231,31 @@ impl Sessions {
     }
 
     /// Opens a session, always a new one, so that nobody can prepare a session for another to
-    /// log in to.
+    /// log in to. A user's oldest sessions beyond `max_per_user` end.
     ///
     /// # Errors
-    /// [`SessionError::Random`]; [`SessionError::Signing`] never, with keys that were read.
+    /// [`SessionError::Store`]; [`SessionError::Random`]; [`SessionError::Signing`] never, with
+    /// keys that were read.
     pub async fn open(&self, new: NewSession) -> Result<Issued, SessionError> {
         let current = self.rules.load_full();
         let now = self.clock.unix_seconds();
         let ends_at = now.saturating_add(current.max_age.as_secs());
+        let sid = random_id()?;
+        let key = new.session_key.expose().as_bytes();
+        let session_key = vault::seal(&current.keys, &sid, Field::SessionKey, key);
         let record = Record {
-            sid: random_id()?.into(),
+            sid: sid.into(),
             openid: new.openid,
             appid: new.appid,
             unionid: new.unionid,
-            session_key: new.session_key,
+            session_key: session_key.ok_or(SessionError::Signing)?,
             scope: Vec::new(),
+            created_at: now,
             ends_at,
             last_token_expires_at: now.saturating_add(current.ttl.as_secs()).min(ends_at),
         };
         let issued = issue(&current, &record, record.last_token_expires_at, now)?;
-        self.store.insert(record).await;
+        self.revoke(self.store.insert(&record, current.max_per_user).await?);
         Ok(issued)
     }
 
@@ -210,6 +271,9 @@ impl Sessions {
             Some(verified) => verified.clone(),
             None => Arc::new(token::verify(token, &rules(&current, now))?),
         };
+        if current.on_store_error == OnStoreError::Deny && self.store.backend().is_deaf() {
+            return Err(TokenError::Unreadable);
+        }
         if self.revoked.contains(&verified.identity.sid) {
             if cached.is_some() {
                 current.cache.forget(token);
@@ -231,28 +295,47 @@ impl Sessions {
         let current = self.rules.load_full();
         let now = self.clock.unix_seconds();
         let expires_at = now.saturating_add(current.ttl.as_secs());
-        let record = self.store.extend(&verified.identity, expires_at, now).await;
-        let record = record.ok_or(TokenError::Revoked)?;
+        let sid = &verified.identity.sid;
+        let record = self.store.extend(sid, expires_at, now).await?;
+        let record = of(verified, record)?;
+        if vault::is_of_older_key(&current.keys, &record.session_key)
+            && let Some(key) =
+                vault::open(&current.keys, sid, Field::SessionKey, &record.session_key)
+            && let Some(sealed) = vault::seal(&current.keys, sid, Field::SessionKey, key.expose())
+        {
+            self.store.reseal(sid, sealed).await?;
+        }
         issue(&current, &record, expires_at.min(record.ends_at), now)
     }
 
-    /// WeChat's key for the login behind a good token.
+    /// WeChat's key for the login behind a good token. `None`: the signing key under which it
+    /// was sealed is no longer listed, so that the user has to log in again.
     ///
     /// # Errors
-    /// [`TokenError::Revoked`] if the session is over, was ended or is unknown.
-    pub async fn session_key(&self, verified: &Verified) -> Result<Secret<String>, SessionError> {
-        let found = self.store.find(&verified.identity, self.clock.unix_seconds()).await;
-        Ok(found.ok_or(TokenError::Revoked)?.session_key)
+    /// [`TokenError::Revoked`] if the session is over, was ended or is unknown;
+    /// [`SessionError::Store`].
+    pub async fn session_key(
+        &self,
+        verified: &Verified,
+    ) -> Result<Option<Secret<String>>, SessionError> {
+        let sid = &verified.identity.sid;
+        let found = self.store.find(sid, self.clock.unix_seconds()).await?;
+        let record = of(verified, found)?;
+        let keys = &self.rules.load().keys;
+        let key = vault::open(keys, sid, Field::SessionKey, &record.session_key);
+        Ok(key.and_then(|key| String::from_utf8(key.expose().clone()).ok()).map(Secret::new))
     }
 
     /// Ends the session of a good token: all its tokens are refused from now on.
     ///
     /// # Errors
-    /// A store that could not note it; this node refuses the tokens all the same. The memory
-    /// store always can.
+    /// [`SessionError::Store`] if the store could not note it; this node refuses the tokens all
+    /// the same.
     pub async fn end(&self, verified: &Verified) -> Result<(), SessionError> {
-        let ended = self.store.end(&verified.identity).await;
-        self.revoke(ended, verified);
+        let own = self.own(verified);
+        let ended = self.store.end(&own.sid, own.until, Unknown::Revoke).await;
+        self.revoke([own]);
+        self.revoke(ended?);
         Ok(())
     }
 
@@ -261,9 +344,61 @@ impl Sessions {
     /// # Errors
     /// As [`Sessions::end`].
     pub async fn end_all(&self, verified: &Verified) -> Result<(), SessionError> {
-        let ended = self.store.end_all(&verified.identity).await;
-        self.revoke(ended, verified);
+        self.end(verified).await?;
+        let Identity { openid, appid, .. } = &verified.identity;
+        let until = self.own(verified).until;
+        self.revoke(self.store.end_user(openid, std::slice::from_ref(appid), until).await?);
         Ok(())
+    }
+
+    /// The cookies that `upstream` keeps in the session of a good token.
+    ///
+    /// # Errors
+    /// [`SessionError::Store`].
+    pub async fn cookies(
+        &self,
+        verified: &Verified,
+        upstream: &str,
+    ) -> Result<Cookies, SessionError> {
+        let sid = &verified.identity.sid;
+        let Jar { sealed, version } = self.store.jar(sid, upstream).await?;
+        let keys = &self.rules.load().keys;
+        // What a key sealed that is no longer listed is lost: an empty jar takes its place.
+        let text = vault::open(keys, sid, Field::Jar(upstream), &sealed);
+        Ok(Cookies { text: text.unwrap_or_else(|| Secret::new(Vec::new())), version })
+    }
+
+    /// Keeps cookies that were made out of those that [`Sessions::cookies`] gave, for as long as
+    /// the session lives. `false`: others were kept meanwhile; read them, and do it again.
+    ///
+    /// # Errors
+    /// [`SessionError::Store`].
+    pub async fn keep_cookies(
+        &self,
+        verified: &Verified,
+        upstream: &str,
+        cookies: &Cookies,
+    ) -> Result<bool, SessionError> {
+        let sid = &verified.identity.sid;
+        let field = Field::Jar(upstream);
+        let sealed = vault::seal(&self.rules.load().keys, sid, field, cookies.text.expose());
+        let jar = Jar { sealed: sealed.ok_or(SessionError::Signing)?, version: cookies.version };
+        Ok(self.store.keep_jar(sid, upstream, jar).await?)
+    }
+
+    /// To be told when the session of an open connection is ended.
+    pub fn watch(&self, verified: &Verified) -> Watch {
+        let sid = &verified.identity.sid;
+        let watch = self.watches.watch(sid);
+        if self.revoked.contains(sid) {
+            self.watches.end(sid);
+        }
+        watch
+    }
+
+    /// Whether the store serves logins and tells what other nodes revoke.
+    pub fn store_is_up(&self) -> bool {
+        self.store.backend().is_up()
     }
 
     /// How long a good token is good from now on.
@@ -285,29 +420,51 @@ impl Sessions {
         token::is_ours(bearer, &self.rules.load().keys)
     }
 
-    /// Takes out what is over, every second, for ever. Without it nothing is accepted that
-    /// should not be, but memory grows.
+    /// Keeps the store connected, hears what other nodes revoke and takes out what is over, for
+    /// ever.
     pub async fn run(&self) {
+        let known = || self.revoked.all();
+        let ended = |ended: Vec<Ended>| self.revoke(ended);
+        let tidings = Tidings { clock: &self.clock, ended: &ended, known: &known };
+        tokio::join!(self.store.backend().run(tidings), self.sweep());
+    }
+
+    async fn sweep(&self) {
         let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let now = self.clock.unix_seconds();
-            self.revoked.sweep(now);
-            self.store.sweep(now).await;
+            self.revoked.sweep(self.clock.unix_seconds());
         }
     }
 
-    /// Refuses the tokens of the sessions that were ended, that of `verified` among them even if
-    /// the store did not know it, as after a restart: no token of it that was made before now
-    /// outlives both this one and a life from now.
-    fn revoke(&self, ended: impl IntoIterator<Item = Ended>, verified: &Verified) {
-        let longest = self.clock.unix_seconds().saturating_add(self.rules.load().ttl.as_secs());
-        self.revoked.insert(&verified.identity.sid, verified.expires_at.max(longest));
-        for ended in ended {
-            self.revoked.insert(&ended.sid, ended.until);
+    /// The end of the session of a token. No token of it that was made before now, or is being
+    /// made now, outlives this.
+    fn own(&self, verified: &Verified) -> Ended {
+        let until = verified.expires_at.max(self.last_token_until());
+        Ended { sid: verified.identity.sid.clone(), until }
+    }
+
+    /// When a token expires that another call is just making.
+    fn last_token_until(&self) -> u64 {
+        let longest = self.rules.load().ttl + MAKING_TAKES;
+        self.clock.unix_seconds().saturating_add(longest.as_secs())
+    }
+
+    fn revoke(&self, ended: impl IntoIterator<Item = Ended>) {
+        for Ended { sid, until } in ended {
+            self.revoked.insert(&sid, until);
+            self.watches.end(&sid);
         }
     }
+}
+
+/// The session of a token, if it is there and of the user that the token names.
+fn of(verified: &Verified, record: Option<Record>) -> Result<Record, TokenError> {
+    let Identity { openid, appid, .. } = &verified.identity;
+    record
+        .filter(|record| record.openid == *openid && record.appid == *appid)
+        .ok_or(TokenError::Revoked)
 }
 
 fn rules(current: &Current, now: u64) -> Rules<'_> {

@@ -6,6 +6,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
+use super::store::Ended;
+
 /// Enough that two cores seldom meet in one.
 const SHARDS: usize = 64;
 /// How many entries one visit of a shard may take out, so that no request waits for a sweep.
@@ -65,6 +67,17 @@ impl Revoked {
         self.shard(sid).is_some_and(|shard| {
             shard.read().unwrap_or_else(PoisonError::into_inner).until.contains_key(sid)
         })
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> Vec<Ended> {
+        let mut all = Vec::with_capacity(self.count.load(Ordering::Acquire));
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            let ended = |(sid, until): (&Arc<str>, &u64)| Ended { sid: sid.clone(), until: *until };
+            all.extend(shard.until.iter().map(ended));
+        }
+        all
     }
 
     /// Takes out what no token in time at `now` (Unix seconds) can belong to.

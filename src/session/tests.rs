@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::path::Path;
+
+use super::store::redis::tests::Server;
+use super::store::tests::eventually;
 use super::*;
 use crate::config::{App, AppKind, SigningKey, TokenSource};
 
@@ -10,7 +14,7 @@ const TTL: u64 = 7200;
 const MAX_AGE: u64 = 10_000;
 
 struct World {
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -20,6 +24,8 @@ fn config(keys: &[(&str, &Secret<String>)]) -> config::Session {
         ttl: Duration::from_secs(TTL),
         max_age: Duration::from_secs(MAX_AGE),
         store: config::Store::Memory,
+        on_store_error: OnStoreError::Deny,
+        max_per_user: None,
         token_from: vec![TokenSource::Authorization],
         signing_keys: keys
             .iter()
@@ -39,11 +45,34 @@ fn apps(appids: &[&str]) -> Vec<App> {
 
 impl World {
     fn new(keys: &[(&str, &Secret<String>)]) -> Self {
+        Self::with(&config(keys)).unwrap()
+    }
+
+    fn with(config: &config::Session) -> Result<Self, SessionError> {
         let clock = Clock::set_to(START * 1000);
         let metrics = Arc::new(Metrics::new().unwrap());
         let apps = apps(&["wxapp_1", "wxapp_2"]);
-        let sessions = Sessions::new(&config(keys), &apps, clock.clone(), metrics.clone()).unwrap();
-        Self { sessions, clock, metrics }
+        let sessions = Sessions::new(config, &apps, clock.clone(), metrics.clone())?;
+        Ok(Self { sessions: Arc::new(sessions), clock, metrics })
+    }
+
+    fn in_file(path: &Path, keys: &[(&str, &Secret<String>)]) -> Self {
+        let store = config::Store::Sqlite(path.to_owned());
+        Self::with(&config::Session { store, ..config(keys) }).unwrap()
+    }
+
+    /// One of several nodes, running and connected.
+    async fn node(server: &Server, key: &Secret<String>) -> Self {
+        let store = config::Store::Redis(server.config());
+        let node = Self::with(&config::Session { store, ..config(&[("k1", key)]) }).unwrap();
+        node.run();
+        eventually("connected", async || node.sessions.store_is_up()).await;
+        node
+    }
+
+    fn run(&self) {
+        let sessions = self.sessions.clone();
+        tokio::spawn(async move { sessions.run().await });
     }
 
     fn at(&self, seconds: u64) -> &Self {
@@ -84,7 +113,7 @@ async fn a_login_gives_a_token_that_says_who_it_was() {
     assert_eq!(verified.identity.openid.as_str(), "openid_ann");
     assert_eq!(verified.identity.appid.as_str(), "wxapp_1");
     assert_eq!((verified.issued_at, verified.expires_at), (START, START + TTL));
-    let key = world.sessions.session_key(&verified).await.unwrap();
+    let key = world.sessions.session_key(&verified).await.unwrap().unwrap();
     assert_eq!(key.expose(), "tiihtNczf5v6AKRyjwEUhQ==");
 }
 
@@ -251,4 +280,169 @@ async fn what_is_over_is_taken_out_without_a_request() {
     }
     let sid = &ann.verified.identity.sid;
     assert!(!world.sessions.revoked.contains(sid));
+}
+
+#[tokio::test]
+async fn the_oldest_session_of_a_user_with_too_many_is_ended() {
+    let max_per_user = NonZeroUsize::new(2);
+    let world = World::with(&config::Session { max_per_user, ..config(&[]) }).unwrap();
+    let first = world.login("openid_ann", "wxapp_1").await;
+    let second = world.at(1).login("openid_ann", "wxapp_1").await;
+    let elsewhere = world.at(2).login("openid_ann", "wxapp_2").await;
+    let third = world.at(3).login("openid_ann", "wxapp_1").await;
+    assert_eq!(world.verify(&first), Err(TokenError::Revoked));
+    for open in [&second, &third, &elsewhere] {
+        assert!(world.verify(open).is_ok());
+    }
+}
+
+#[tokio::test]
+async fn sessions_and_their_ends_outlive_a_restart_with_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wxgate.db");
+    let before = World::in_file(&path, &[]);
+    let open = before.login("openid_ann", "wxapp_1").await;
+    let ended = before.login("openid_bob", "wxapp_1").await;
+    before.sessions.end(&ended.verified).await.unwrap();
+    // The old one is not even closed, as after kill -9.
+    let after = World::in_file(&path, &[]);
+    assert!(after.verify(&open).is_ok());
+    assert_eq!(after.verify(&ended), Err(TokenError::Revoked));
+    let refreshed = after.sessions.refresh(&open.verified).await.unwrap();
+    assert!(after.verify(&refreshed).is_ok());
+    let key = after.sessions.session_key(&open.verified).await.unwrap().unwrap();
+    assert_eq!(key.expose(), "tiihtNczf5v6AKRyjwEUhQ==");
+    assert_eq!(after.metrics.sessions_active.get(), 1);
+}
+
+#[tokio::test]
+async fn two_processes_that_share_a_file_hear_each_others_logouts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wxgate.db");
+    let (old, new) = (World::in_file(&path, &[]), World::in_file(&path, &[]));
+    new.run();
+    let issued = old.login("openid_ann", "wxapp_1").await;
+    assert!(new.verify(&issued).is_ok());
+    old.sessions.end(&issued.verified).await.unwrap();
+    eventually("heard", async || new.verify(&issued) == Err(TokenError::Revoked)).await;
+}
+
+#[tokio::test]
+async fn no_secret_stands_in_the_file_in_clear() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::in_file(&folder.path().join("wxgate.db"), &[]);
+    let issued = world.login("openid_ann", "wxapp_1").await;
+    let mut cookies = world.sessions.cookies(&issued.verified, "php").await.unwrap();
+    cookies.text = Secret::new(b"PHPSESSID=0123456789".to_vec());
+    assert!(world.sessions.keep_cookies(&issued.verified, "php", &cookies).await.unwrap());
+    for name in ["wxgate.db", "wxgate.db-wal"] {
+        let bytes = std::fs::read(folder.path().join(name)).unwrap();
+        for clear in ["tiihtNczf5v6", "PHPSESSID", "0123456789", "sid\":"] {
+            assert!(!bytes.windows(clear.len()).any(|window| window == clear.as_bytes()));
+        }
+    }
+    let kept = world.sessions.cookies(&issued.verified, "php").await.unwrap();
+    assert_eq!(kept.text.expose(), b"PHPSESSID=0123456789");
+}
+
+#[tokio::test]
+async fn a_refresh_moves_a_sealed_session_key_to_the_key_that_signs() {
+    let (first, second) = (keygen(Algorithm::Hs256).unwrap(), keygen(Algorithm::EdDsa).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::in_file(&folder.path().join("wxgate.db"), &[("k1", &first)]);
+    let moved = world.login("openid_ann", "wxapp_1").await;
+    let left = world.login("openid_bob", "wxapp_1").await;
+    let apps = apps(&["wxapp_1"]);
+    world.sessions.reload(&config(&[("k2", &second), ("k1", &first)]), &apps).unwrap();
+    let moved = world.sessions.refresh(&moved.verified).await.unwrap();
+    world.sessions.reload(&config(&[("k2", &second)]), &apps).unwrap();
+    assert!(world.sessions.session_key(&moved.verified).await.unwrap().is_some());
+    // Whoever never refreshed has to log in again, and is told so.
+    assert!(world.sessions.session_key(&left.verified).await.unwrap().is_none());
+    assert_eq!(world.verify(&left), Err(TokenError::Invalid));
+}
+
+#[tokio::test]
+async fn nodes_share_sessions_and_a_kick_on_one_reaches_the_other() {
+    let server = Server::start().await;
+    let key = keygen(Algorithm::Hs256).unwrap();
+    let (one, other) = (World::node(&server, &key).await, World::node(&server, &key).await);
+    let issued = one.login("openid_ann", "wxapp_1").await;
+    assert!(other.verify(&issued).is_ok());
+    let refreshed = other.sessions.refresh(&issued.verified).await.unwrap();
+    assert!(one.verify(&refreshed).is_ok());
+    let session_key = other.sessions.session_key(&issued.verified).await.unwrap().unwrap();
+    assert_eq!(session_key.expose(), "tiihtNczf5v6AKRyjwEUhQ==");
+    let mut watch = other.sessions.watch(&issued.verified);
+    assert!(one.sessions.kick(&issued.verified.identity.sid).await.unwrap());
+    assert_eq!(one.verify(&issued), Err(TokenError::Revoked));
+    tokio::time::timeout(Duration::from_secs(1), watch.ended()).await.unwrap();
+    assert_eq!(other.verify(&issued), Err(TokenError::Revoked));
+    assert_eq!(other.verify(&refreshed), Err(TokenError::Revoked));
+    assert!(is_revoked(other.sessions.refresh(&issued.verified).await));
+    assert!(!one.sessions.kick(&issued.verified.identity.sid).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_hear_obeys_on_store_error() {
+    let server = Server::start().await;
+    let key = keygen(Algorithm::Hs256).unwrap();
+    let issued = World::node(&server, &key).await.login("openid_ann", "wxapp_1").await;
+    for (on_store_error, judged) in
+        [(OnStoreError::Deny, Some(TokenError::Unreadable)), (OnStoreError::Allow, None)]
+    {
+        let store = config::Store::Redis(server.config());
+        let config = config::Session { store, on_store_error, ..config(&[("k1", &key)]) };
+        // Not run: it never connects.
+        let deaf = World::with(&config).unwrap();
+        assert!(!deaf.sessions.store_is_up());
+        assert_eq!(deaf.verify(&issued).err(), judged);
+        assert_eq!(deaf.sessions.verify("a.b.c").err(), Some(TokenError::Invalid));
+        let refreshed = deaf.sessions.refresh(&issued.verified).await;
+        assert!(matches!(refreshed, Err(SessionError::Store(StoreError::Disconnected))));
+        let errors = deaf.metrics.store_errors.with_label_values(&["redis", "extend"]);
+        assert_eq!(errors.get(), 1);
+    }
+}
+
+#[tokio::test]
+async fn redis_without_a_configured_key_is_an_error() {
+    let server = Server::start().await;
+    let store = config::Store::Redis(server.config());
+    let made = World::with(&config::Session { store, ..config(&[]) });
+    assert!(matches!(made, Err(SessionError::Key(KeyError::Needed))));
+}
+
+#[tokio::test]
+async fn an_operator_lists_finds_and_throws_out() {
+    let world = World::new(&[]);
+    let ann = world.login("openid_ann", "wxapp_1").await;
+    let too = world.login("openid_ann", "wxapp_2").await;
+    let bob = world.login("openid_bob", "wxapp_1").await;
+    let filter = Filter { openid: None, appid: None, limit: 2, cursor: None };
+    let first = world.sessions.list(filter.clone()).await.unwrap();
+    let cursor = first.next_cursor.clone();
+    let second = world.sessions.list(Filter { cursor, ..filter.clone() }).await.unwrap();
+    assert_eq!((first.sessions.len(), second.sessions.len()), (2, 1));
+    assert!(second.next_cursor.is_none());
+    let sid = &bob.verified.identity.sid;
+    let shown = world.sessions.get(sid).await.unwrap().unwrap();
+    assert_eq!(shown.openid.as_str(), "openid_bob");
+    assert_eq!((shown.created_at, shown.expires_at), (START, START + MAX_AGE));
+    let user = OpenId::parse("openid_ann").unwrap();
+    assert_eq!(world.sessions.kick_user(&user).await.unwrap(), 2);
+    assert_eq!(world.verify(&ann), Err(TokenError::Revoked));
+    assert_eq!(world.verify(&too), Err(TokenError::Revoked));
+    assert!(world.verify(&bob).is_ok());
+    let filter = Filter { openid: Some(user), ..filter };
+    assert!(world.sessions.list(filter).await.unwrap().sessions.is_empty());
+    assert!(world.at(MAX_AGE).sessions.get(sid).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn whoever_watches_a_session_that_was_ended_before_hears_it_at_once() {
+    let world = World::new(&[]);
+    let issued = world.login("openid_ann", "wxapp_1").await;
+    world.sessions.end(&issued.verified).await.unwrap();
+    world.sessions.watch(&issued.verified).ended().await;
 }

@@ -35,7 +35,7 @@ fn a_backend_that_comes_back_is_used_within_a_second() {
 }
 
 #[test]
-fn a_backend_whose_host_does_not_answer_is_504_after_connect_timeout() {
+fn a_backend_whose_host_does_not_answer_is_given_up_after_connect_timeout() {
     let nowhere = Blackhole::start();
     let site = Site::with()
         .servers(&format!("[\"{}\"]", nowhere.address()))

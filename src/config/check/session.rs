@@ -1,5 +1,6 @@
 //! Rules of `[session]`: lives of tokens, where they are looked for, and the keys that sign them.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use ed25519_dalek::pkcs8::DecodePrivateKey;
@@ -8,8 +9,8 @@ use zeroize::Zeroizing;
 use super::super::file;
 use super::super::problem::{Key, quote};
 use super::super::{Identity, Session, SigningKey, Store, TokenSource};
-use super::Checker;
 use super::identity::{fold, header_fault, is_token};
+use super::{Checker, store};
 use crate::secret::Secret;
 
 /// HS256 asks for a key as long as its hash (RFC 7518, 3.2).
@@ -44,18 +45,29 @@ pub(super) fn session(
         let hint = "a session lives at least as long as one of its tokens";
         checker.wrong(&section.name("max_age"), what, hint);
     }
-    let store = (file.store == "memory").then_some(Store::Memory);
-    if store.is_none() {
-        // Not quoted: a store's URL may hold a password.
-        let what = "is not a store that wxgate knows";
-        checker.wrong(&section.name("store"), what, "write \"memory\"");
+    let store = store::store(&file.store, &section.name("store"), checker);
+    let signing_keys = signing_keys(file.signing_keys, checker);
+    if matches!(store, Some(Store::Redis(_))) && signing_keys.is_empty() {
+        let what = "is missing, and every node that shares a Redis needs the same keys";
+        let hint = "make one with `wxgate keygen` and name its file on every node";
+        checker.wrong(&section.name("signing_keys"), what, hint);
     }
+    let max_per_user = file.max_per_user.and_then(|most| {
+        let most = NonZeroUsize::new(most);
+        if most.is_none() {
+            let what = "allows no session at all";
+            checker.wrong(&section.name("max_per_user"), what, "leave it out for any number");
+        }
+        most
+    });
     Some(Session {
         ttl,
         max_age: file.max_age.0,
         token_from: token_from(&file.token_from, identity, checker),
-        signing_keys: signing_keys(file.signing_keys, checker),
+        signing_keys,
         store: store?,
+        on_store_error: file.on_store_error,
+        max_per_user,
     })
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::AppKind;
 use super::super::source::SecretSource;
 use super::super::value::{Period, Rate};
+use super::super::{AppKind, OnStoreError};
 
 /// `[[apps]]`
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
@@ -77,13 +77,22 @@ pub(crate) struct Session {
     pub(crate) ttl: Period,
     /// Life of a session over all refreshes, at least `ttl`.
     pub(crate) max_age: Period,
-    /// Where sessions live. `memory`: in this process, lost when it ends.
+    /// Where sessions live. `memory`: in this process, lost when it ends. `sqlite:PATH`: in that
+    /// file. `redis://…`, `rediss://…` (TLS), a list of hosts with commas (a cluster) or
+    /// `redis+sentinel://HOST,HOST/MASTER`: shared by all nodes; needs `signing_keys`.
     pub(crate) store: String,
+    /// What becomes of a request whose session state cannot be read: `deny` (503) or `allow` (it
+    /// is judged by its token and the revocations that are known).
+    pub(crate) on_store_error: OnStoreError,
+    /// Sessions that a user may have with one app; the oldest beyond it end. Default: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_per_user: Option<usize>,
     /// Where a request's token is looked for: `authorization`, `cookie:NAME`, `header:NAME` or
     /// `query:NAME`. The first place that holds something decides; the token is taken off before
     /// forwarding.
     pub(crate) token_from: Vec<String>,
-    /// The first signs, all verify. Default: one key is made at each start.
+    /// The first signs, all verify. Default: one is made; with a file as store it is kept
+    /// beside it, else it lasts as long as the process.
     #[serde(skip_serializing)]
     pub(crate) signing_keys: Option<Vec<SigningKey>>,
 }
@@ -94,7 +103,9 @@ impl Default for Session {
         Self {
             ttl: Period(Duration::from_hours(2)),
             max_age: Period(Duration::from_hours(24 * 30)),
-            store: "memory".to_owned(),
+            store: "sqlite:wxgate.db".to_owned(),
+            on_store_error: OnStoreError::Deny,
+            max_per_user: None,
             token_from: token_from.map(str::to_owned).to_vec(),
             signing_keys: None,
         }

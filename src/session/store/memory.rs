@@ -1,13 +1,17 @@
 //! Sessions in this process: nothing to install, lost at restart.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
 
 use crate::observe::IntGauge;
 
-use super::{Ended, Record};
-use crate::identity::{AppId, Identity, OpenId};
+use super::{Backend, Ended, Jar, Page, Query, Record, StoreError, Tidings, Unknown};
+use crate::identity::{AppId, OpenId};
 
 const SHARDS: usize = 64;
 /// Sessions in all. Past it the one that would end first makes room: its tokens stay good to
@@ -15,46 +19,38 @@ const SHARDS: usize = 64;
 const MOST_SESSIONS: usize = 1_000_000;
 /// How many sessions one visit of a shard may drop, so that no login waits for a sweep.
 const SWEPT_AT_ONCE: usize = 256;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The sessions of one process, by user: all sessions of a user are in one shard.
+/// The sessions of one process.
 pub(in crate::session) struct Memory {
+    /// By sid.
     shards: Vec<Mutex<Shard>>,
+    /// By user. Locked after, or without, a shard of the sessions; a sid that stands here may be
+    /// gone there already.
+    users: Vec<Mutex<Users>>,
     most_per_shard: usize,
     hasher: RandomState,
     active: IntGauge,
 }
 
 type User = (AppId, OpenId);
+/// In order, so that the sessions of a user stand side by side and cost no list of their own.
+type Users = BTreeSet<(User, Arc<str>)>;
 
 #[derive(Default)]
 struct Shard {
-    sessions: HashMap<Arc<str>, Record>,
-    /// In order, so that the sessions of a user stand side by side and cost no list of their own.
-    by_user: BTreeSet<(User, Arc<str>)>,
+    /// In order, so that a list can go on where it stopped.
+    sessions: BTreeMap<Arc<str>, Record>,
     by_end: BTreeSet<(u64, Arc<str>)>,
+    jars: HashMap<Arc<str>, BTreeMap<String, Jar>>,
 }
 
 impl Shard {
-    fn insert(&mut self, record: Record) {
-        let user = (record.appid.clone(), record.openid.clone());
-        self.by_user.insert((user, record.sid.clone()));
-        self.by_end.insert((record.ends_at, record.sid.clone()));
-        self.sessions.insert(record.sid.clone(), record);
-    }
-
     fn remove(&mut self, sid: &str) -> Option<Record> {
         let record = self.sessions.remove(sid)?;
         self.by_end.remove(&(record.ends_at, record.sid.clone()));
-        let user = (record.appid.clone(), record.openid.clone());
-        self.by_user.remove(&(user, record.sid.clone()));
+        self.jars.remove(sid);
         Some(record)
-    }
-
-    fn of_user(&self, appid: &AppId, openid: &OpenId) -> Vec<Arc<str>> {
-        let user = (appid.clone(), openid.clone());
-        let first = (user.clone(), Arc::from(""));
-        let of_user = self.by_user.range(first..).take_while(|(other, _)| *other == user);
-        of_user.map(|(_, sid)| sid.clone()).collect()
     }
 
     /// Drops the session that ends first, if it does so by `now`.
@@ -74,63 +70,18 @@ impl Memory {
         Self::with_capacity(MOST_SESSIONS, active)
     }
 
-    fn with_capacity(most: usize, active: IntGauge) -> Self {
+    pub(super) fn with_capacity(most: usize, active: IntGauge) -> Self {
         active.set(0);
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            users: (0..SHARDS).map(|_| Mutex::default()).collect(),
             most_per_shard: most.div_ceil(SHARDS).max(1),
             hasher: RandomState::new(),
             active,
         }
     }
 
-    pub(super) fn insert(&self, record: Record) {
-        let Some(mut shard) = self.shard(&record.openid) else { return };
-        if shard.sessions.len() >= self.most_per_shard && shard.remove_first_by(u64::MAX).is_some()
-        {
-            self.active.dec();
-        }
-        shard.insert(record);
-        self.active.inc();
-    }
-
-    pub(super) fn find(&self, who: &Identity, now: u64) -> Option<Record> {
-        let shard = self.shard(&who.openid)?;
-        let record = shard.sessions.get(&who.sid)?;
-        (is_of(record, who) && now < record.ends_at).then(|| record.clone())
-    }
-
-    pub(super) fn extend(&self, who: &Identity, expires_at: u64, now: u64) -> Option<Record> {
-        let mut shard = self.shard(&who.openid)?;
-        let record = shard.sessions.get_mut(&who.sid)?;
-        if !is_of(record, who) || now >= record.ends_at {
-            return None;
-        }
-        let expires_at = expires_at.min(record.ends_at);
-        record.last_token_expires_at = record.last_token_expires_at.max(expires_at);
-        Some(record.clone())
-    }
-
-    pub(super) fn end(&self, who: &Identity) -> Option<Ended> {
-        let mut shard = self.shard(&who.openid)?;
-        shard.sessions.get(&who.sid).filter(|record| is_of(record, who))?;
-        let record = shard.remove(&who.sid)?;
-        self.active.dec();
-        Some(record.into())
-    }
-
-    pub(super) fn end_all(&self, who: &Identity) -> Vec<Ended> {
-        let Some(mut shard) = self.shard(&who.openid) else { return Vec::new() };
-        let ended: Vec<_> = shard
-            .of_user(&who.appid, &who.openid)
-            .iter()
-            .filter_map(|sid| shard.remove(sid))
-            .map(Ended::from)
-            .collect();
-        self.active.sub(ended.len().try_into().unwrap_or(i64::MAX));
-        ended
-    }
-
+    /// Drops what is over at `now` (Unix seconds).
     pub(super) fn sweep(&self, now: u64) {
         for shard in &self.shards {
             while self.sweep_some(shard, now) == SWEPT_AT_ONCE {}
@@ -140,114 +91,228 @@ impl Memory {
     fn sweep_some(&self, shard: &Mutex<Shard>, now: u64) -> usize {
         let mut shard = lock(shard);
         let mut swept = 0;
-        while swept < SWEPT_AT_ONCE && shard.remove_first_by(now).is_some() {
+        while swept < SWEPT_AT_ONCE
+            && let Some(record) = shard.remove_first_by(now)
+        {
+            self.left(&record);
             swept += 1;
-            self.active.dec();
         }
         swept
     }
 
-    fn shard(&self, openid: &OpenId) -> Option<MutexGuard<'_, Shard>> {
-        let index = usize::try_from(self.hasher.hash_one(openid) % SHARDS as u64).unwrap_or(0);
-        self.shards.get(index).map(lock)
+    fn remove(&self, sid: &str) -> Option<Record> {
+        let record = self.shard(sid)?.remove(sid)?;
+        self.left(&record);
+        Some(record)
+    }
+
+    /// Strikes a session that is gone from the list of its user.
+    fn left(&self, record: &Record) {
+        self.active.dec();
+        if let Some(mut users) = self.users_of(&record.openid) {
+            let user = (record.appid.clone(), record.openid.clone());
+            users.remove(&(user, record.sid.clone()));
+        }
+    }
+
+    fn sids_of(&self, appid: &AppId, openid: &OpenId) -> Vec<Arc<str>> {
+        let Some(users) = self.users_of(openid) else { return Vec::new() };
+        let user = (appid.clone(), openid.clone());
+        let first = (user.clone(), Arc::from(""));
+        let of_user = users.range(first..).take_while(|(other, _)| *other == user);
+        of_user.map(|(_, sid)| sid.clone()).collect()
+    }
+
+    /// Ends the oldest sessions of the user of `newest` until `most` are left, it among them.
+    fn end_beyond(&self, most: NonZeroUsize, newest: &Record) -> Vec<Ended> {
+        let sids = self.sids_of(&newest.appid, &newest.openid);
+        let Some(excess) = sids.len().checked_sub(most.get()).filter(|excess| *excess > 0) else {
+            return Vec::new();
+        };
+        let created_at = |sid: &Arc<str>| Some(self.shard(sid)?.sessions.get(sid)?.created_at);
+        let mut by_age: Vec<_> = sids
+            .into_iter()
+            .filter(|sid| *sid != newest.sid)
+            .map(|sid| (created_at(&sid), sid))
+            .collect();
+        by_age.sort();
+        by_age
+            .into_iter()
+            .take(excess)
+            .filter_map(|(_, sid)| self.remove(&sid))
+            .map(|record| Ended::of(record, newest.last_token_expires_at))
+            .collect()
+    }
+
+    /// The sessions of all shards that follow `after`, in the order of their ids.
+    fn follow(&self, query: &Query, after: &str) -> Vec<Record> {
+        let mut records: Vec<Record> = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let rest = shard.sessions.range(Arc::from(after)..).map(|(_, record)| record);
+            let rest = rest.filter(|record| *record.sid > *after && query.matches(record));
+            records.extend(rest.take(query.limit + 1).cloned());
+        }
+        records
+    }
+
+    fn of_user(&self, query: &Query, openid: &OpenId, after: &str) -> Vec<Record> {
+        let appids = query.appids.iter();
+        let sids = appids.flat_map(|appid| self.sids_of(appid, openid));
+        sids.filter(|sid| **sid > *after)
+            .filter_map(|sid| self.shard(&sid)?.sessions.get(&sid).cloned())
+            .filter(|record| query.matches(record))
+            .collect()
+    }
+
+    fn shard(&self, sid: &str) -> Option<MutexGuard<'_, Shard>> {
+        self.shards.get(self.index(sid)).map(lock)
+    }
+
+    fn users_of(&self, openid: &OpenId) -> Option<MutexGuard<'_, Users>> {
+        self.users.get(self.index(openid)).map(lock)
+    }
+
+    fn index(&self, key: impl Hash) -> usize {
+        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
     }
 }
 
-/// A session is looked up by an id from a token, and answers only to the user in that token.
-fn is_of(record: &Record, who: &Identity) -> bool {
-    record.openid == who.openid && record.appid == who.appid
+#[async_trait]
+impl Backend for Memory {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn insert(
+        &self,
+        record: &Record,
+        most: Option<NonZeroUsize>,
+    ) -> Result<Vec<Ended>, StoreError> {
+        {
+            let Some(mut shard) = self.shard(&record.sid) else { return Err(StoreError::Busy) };
+            if shard.sessions.len() >= self.most_per_shard
+                && let Some(first) = shard.remove_first_by(u64::MAX)
+            {
+                self.left(&first);
+            }
+            shard.by_end.insert((record.ends_at, record.sid.clone()));
+            shard.sessions.insert(record.sid.clone(), record.clone());
+        }
+        self.active.inc();
+        if let Some(mut users) = self.users_of(&record.openid) {
+            let user = (record.appid.clone(), record.openid.clone());
+            users.insert((user, record.sid.clone()));
+        }
+        Ok(most.map_or_else(Vec::new, |most| self.end_beyond(most, record)))
+    }
+
+    async fn find(&self, sid: &str) -> Result<Option<Record>, StoreError> {
+        Ok(self.shard(sid).and_then(|shard| shard.sessions.get(sid).cloned()))
+    }
+
+    async fn extend(&self, sid: &str, expires_at: u64) -> Result<Option<Record>, StoreError> {
+        let Some(mut shard) = self.shard(sid) else { return Ok(None) };
+        let Some(record) = shard.sessions.get_mut(sid) else { return Ok(None) };
+        let expires_at = expires_at.min(record.ends_at);
+        record.last_token_expires_at = record.last_token_expires_at.max(expires_at);
+        Ok(Some(record.clone()))
+    }
+
+    async fn reseal(&self, sid: &str, sealed: Vec<u8>) -> Result<(), StoreError> {
+        if let Some(mut shard) = self.shard(sid)
+            && let Some(record) = shard.sessions.get_mut(sid)
+        {
+            record.session_key = sealed;
+        }
+        Ok(())
+    }
+
+    async fn end(
+        &self,
+        sid: &str,
+        until: u64,
+        unknown: Unknown,
+    ) -> Result<Option<Ended>, StoreError> {
+        let revoke = || (unknown == Unknown::Revoke).then(|| Ended { sid: sid.into(), until });
+        Ok(self.remove(sid).map(|record| Ended::of(record, until)).or_else(revoke))
+    }
+
+    async fn end_user(
+        &self,
+        openid: &OpenId,
+        appids: &[AppId],
+        until: u64,
+    ) -> Result<Vec<Ended>, StoreError> {
+        let sids = appids.iter().flat_map(|appid| self.sids_of(appid, openid));
+        let removed = sids.filter_map(|sid| self.remove(&sid));
+        Ok(removed.map(|record| Ended::of(record, until)).collect())
+    }
+
+    async fn list(&self, query: &Query) -> Result<Page, StoreError> {
+        let after = query.cursor.as_deref().unwrap_or_default();
+        let mut records = match &query.openid {
+            Some(openid) => self.of_user(query, openid, after),
+            None => self.follow(query, after),
+        };
+        records.sort_by(|one, other| one.sid.cmp(&other.sid));
+        let more = records.len() > query.limit;
+        records.truncate(query.limit);
+        let last = records.last().filter(|_| more);
+        Ok(Page { next_cursor: last.map(|record| record.sid.to_string()), records })
+    }
+
+    async fn jar(&self, sid: &str, upstream: &str) -> Result<Jar, StoreError> {
+        let shard = self.shard(sid);
+        let jar = shard.and_then(|shard| shard.jars.get(sid)?.get(upstream).cloned());
+        Ok(jar.unwrap_or_default())
+    }
+
+    async fn keep_jar(&self, sid: &str, upstream: &str, jar: Jar) -> Result<bool, StoreError> {
+        let Some(mut shard) = self.shard(sid) else { return Ok(true) };
+        let Some(sid) = shard.sessions.get(sid).map(|record| record.sid.clone()) else {
+            return Ok(true);
+        };
+        let kept = shard.jars.entry(sid).or_default().entry(upstream.to_owned()).or_default();
+        if kept.version != jar.version {
+            return Ok(false);
+        }
+        *kept = Jar { version: jar.version + 1, ..jar };
+        Ok(true)
+    }
+
+    async fn run(&self, tidings: Tidings<'_>) {
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.sweep(tidings.clock.unix_seconds());
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        true
+    }
 }
 
 /// A shard is whole after each statement that could panic, so that poison means nothing.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use super::super::tests::{gauge, record};
     use super::*;
-    use crate::secret::Secret;
 
-    fn gauge() -> IntGauge {
-        IntGauge::new("active", "active").unwrap()
-    }
-
-    fn who(openid: &str, appid: &str, sid: &str) -> Identity {
-        Identity {
-            openid: OpenId::parse(openid).unwrap(),
-            appid: AppId::parse(appid).unwrap(),
-            unionid: None,
-            sid: sid.into(),
-        }
-    }
-
-    fn record(who: &Identity, ends_at: u64) -> Record {
-        Record {
-            sid: who.sid.clone(),
-            openid: who.openid.clone(),
-            appid: who.appid.clone(),
-            unionid: None,
-            session_key: Secret::new("key".to_owned()),
-            scope: Vec::new(),
-            ends_at,
-            last_token_expires_at: 10,
-        }
-    }
-
-    #[test]
-    fn a_session_answers_only_to_its_own_user_and_app() {
-        let memory = Memory::new(gauge());
-        let ann = who("openid_ann", "wxapp_1", "s1");
-        memory.insert(record(&ann, 100));
-        for other in [who("openid_bob", "wxapp_1", "s1"), who("openid_ann", "wxapp_2", "s1")] {
-            assert!(memory.extend(&other, 20, 1).is_none());
-            assert!(memory.end(&other).is_none());
-        }
-        assert!(memory.extend(&ann, 20, 1).is_some());
-    }
-
-    #[test]
-    fn a_refresh_never_reaches_past_the_sessions_end() {
-        let memory = Memory::new(gauge());
-        let ann = who("openid_ann", "wxapp_1", "s1");
-        memory.insert(record(&ann, 100));
-        assert_eq!(memory.extend(&ann, 50, 1).unwrap().last_token_expires_at, 50);
-        assert_eq!(memory.extend(&ann, 40, 1).unwrap().last_token_expires_at, 50);
-        assert_eq!(memory.extend(&ann, 500, 99).unwrap().last_token_expires_at, 100);
-        assert!(memory.extend(&ann, 500, 100).is_none());
-    }
-
-    #[test]
-    fn ending_all_spares_other_users_and_other_apps() {
-        let active = gauge();
-        let memory = Memory::new(active.clone());
-        for (openid, appid, sid) in [
-            ("openid_ann", "wxapp_1", "s1"),
-            ("openid_ann", "wxapp_1", "s2"),
-            ("openid_ann", "wxapp_2", "s3"),
-            ("openid_bob", "wxapp_1", "s4"),
-        ] {
-            memory.insert(record(&who(openid, appid, sid), 100));
-        }
-        let ended = memory.end_all(&who("openid_ann", "wxapp_1", "s1"));
-        assert_eq!(
-            ended,
-            [Ended { sid: "s1".into(), until: 10 }, Ended { sid: "s2".into(), until: 10 }]
-        );
-        assert_eq!(active.get(), 2);
-        assert!(memory.end(&who("openid_ann", "wxapp_2", "s3")).is_some());
-        assert!(memory.end(&who("openid_bob", "wxapp_1", "s4")).is_some());
-        assert!(memory.shards.iter().all(|shard| lock(shard).by_user.is_empty()));
-    }
-
-    #[test]
-    fn sessions_leave_at_their_end_and_the_gauge_follows() {
+    #[tokio::test]
+    async fn sessions_leave_at_their_end_and_the_gauge_follows() {
         let active = gauge();
         let memory = Memory::new(active.clone());
         for number in 0..1000 {
-            let sid = format!("s{number}");
-            memory.insert(record(&who(&format!("openid_{number}"), "wxapp_1", &sid), number));
+            let record = record("openid_ann", "wxapp_1", &format!("s{number}"), number);
+            memory.insert(&record, None).await.unwrap();
         }
         assert_eq!(active.get(), 1000);
         memory.sweep(499);
@@ -255,17 +320,30 @@ mod tests {
         memory.sweep(u64::MAX);
         assert_eq!(active.get(), 0);
         assert!(memory.shards.iter().all(|shard| lock(shard).by_end.is_empty()));
+        assert!(memory.users.iter().all(|users| lock(users).is_empty()));
     }
 
-    #[test]
-    fn a_full_store_drops_the_session_that_would_end_first() {
+    #[tokio::test]
+    async fn a_full_store_drops_sessions_that_would_end_first_and_stays_within_its_bound() {
         let active = gauge();
         let memory = Memory::with_capacity(SHARDS * 2, active.clone());
-        for (sid, ends_at) in [("s1", 300), ("s2", 200), ("s3", 100)] {
-            memory.insert(record(&who("openid_ann", "wxapp_1", sid), ends_at));
+        for number in 0..2000 {
+            let record = record("openid_ann", "wxapp_1", &format!("s{number}"), 5000 - number);
+            memory.insert(&record, None).await.unwrap();
         }
-        assert_eq!(active.get(), 2);
-        assert!(memory.end(&who("openid_ann", "wxapp_1", "s2")).is_none());
-        assert!(memory.end(&who("openid_ann", "wxapp_1", "s3")).is_some());
+        assert_eq!(active.get(), i64::try_from(SHARDS * 2).unwrap());
+        assert_eq!(
+            memory
+                .sids_of(&AppId::parse("wxapp_1").unwrap(), &OpenId::parse("openid_ann").unwrap())
+                .len(),
+            SHARDS * 2
+        );
+        assert!(memory.find("s1999").await.unwrap().is_some());
+        let kept = (0..100)
+            .filter(|n| {
+                memory.shard(&format!("s{n}")).unwrap().sessions.contains_key(&*format!("s{n}"))
+            })
+            .count();
+        assert!(kept > 50, "{kept}");
     }
 }
