@@ -30,6 +30,15 @@ impl Secret<String> {
     }
 }
 
+/// As [`Secret::is`]: for a reload that asks whether anything changed.
+impl PartialEq for Secret<String> {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(&other.0)
+    }
+}
+
+impl Eq for Secret<String> {}
+
 impl<T: Zeroize> fmt::Debug for Secret<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("[secret]")

@@ -17,6 +17,15 @@ struct Readiness<'a> {
     draining: bool,
     /// Upstreams of some route of which no server is up.
     upstreams_down: BTreeSet<&'a str>,
+    /// Where sessions are kept, and where other nodes tell which were ended.
+    store: Store,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Store {
+    Up,
+    Down,
 }
 
 pub(super) async fn live() -> Response {
@@ -27,9 +36,10 @@ pub(super) async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let view = admin.view.load();
     let draining = *admin.draining.borrow();
     let upstreams_down = upstreams_down(&view);
-    let ready = !draining && upstreams_down.is_empty();
+    let store = if admin.sessions.store_is_up() { Store::Up } else { Store::Down };
+    let ready = !draining && upstreams_down.is_empty() && store == Store::Up;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answer::json(status, Readiness { ready, draining, upstreams_down })
+    answer::json(status, Readiness { ready, draining, upstreams_down, store })
 }
 
 /// An upstream that no route uses keeps nobody from being served.

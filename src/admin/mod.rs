@@ -1,12 +1,17 @@
-//! The operator's listener: health and metrics. Never reachable through the clients' listener.
+//! The operator's listener: health, metrics, what is in force, and a page that shows it. Never
+//! reachable through the clients' listener.
 //!
 //! One file per endpoint; `token.rs` guards all but health, `connections.rs` carries them.
 
 mod answer;
+mod configuration;
 mod connections;
+mod dashboard;
 mod health;
 mod metrics;
+mod sessions;
 mod token;
+mod upstreams;
 #[cfg(test)]
 mod tests;
 
@@ -18,12 +23,13 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{delete, get};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::observe::Metrics;
+use crate::session::Sessions;
 use crate::upstream::Upstreams;
 
 /// What the operator is told of, as the configuration in force has it; a reload swaps it.
@@ -41,6 +47,8 @@ pub struct Admin {
     pub view: ArcSwap<View>,
     /// Lives as long as the process.
     pub metrics: Arc<Metrics>,
+    /// Lives as long as the process.
+    pub sessions: Arc<Sessions>,
     /// True once the process drains.
     pub draining: watch::Receiver<bool>,
 }
@@ -63,6 +71,13 @@ fn router(admin: Arc<Admin>) -> Router {
     // The token is asked for before anything is said about which paths there are.
     let guarded = Router::new()
         .route("/metrics", get(metrics::scrape))
+        .route("/", get(dashboard::page))
+        .route("/api/v1/sessions", get(sessions::list))
+        .route("/api/v1/sessions/{sid}", get(sessions::show).delete(sessions::kick))
+        .route("/api/v1/users/{openid}/sessions", delete(sessions::kick_user))
+        .route("/api/v1/upstreams", get(upstreams::list))
+        .route("/api/v1/routes", get(configuration::routes))
+        .route("/api/v1/config", get(configuration::whole))
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), token::check));
     open.merge(guarded).method_not_allowed_fallback(method_not_allowed).with_state(admin)

@@ -76,6 +76,9 @@ pub(super) struct Server {
     pub(super) idle_timeout: Period,
     /// How long a drain may take before what is left is cut off.
     pub(super) shutdown_grace: Period,
+    /// Whether plain requests take the fast lane. Off: every request takes the full one, with the
+    /// same behaviour and more work.
+    pub(super) fast_lane: bool,
 }
 
 impl Default for Server {
@@ -89,6 +92,7 @@ impl Default for Server {
             header_timeout: Period(Duration::from_secs(10)),
             idle_timeout: Period(Duration::from_secs(75)),
             shutdown_grace: Period(Duration::from_secs(30)),
+            fast_lane: true,
         }
     }
 }

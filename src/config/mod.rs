@@ -80,6 +80,9 @@ pub struct Server {
     /// How long a drain may take.
     #[serde(serialize_with = "redact::period")]
     pub shutdown_grace: Duration,
+    /// Whether plain requests take the fast lane. Off: every request the full one, with the same
+    /// behaviour and more work.
+    pub fast_lane: bool,
 }
 
 /// `[admin]`
@@ -212,7 +215,7 @@ pub struct Session {
 }
 
 /// Where sessions live.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Store {
     /// In this process; lost at restart.
@@ -224,7 +227,7 @@ pub enum Store {
 }
 
 /// How a Redis or Valkey is reached.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Redis {
     /// Host and port of each server, of sentinels, or of some nodes of a cluster; never empty.
     pub servers: Vec<(String, u16)>,

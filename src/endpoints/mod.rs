@@ -212,11 +212,11 @@ impl fmt::Debug for Endpoints {
 fn log_session_error(error: &SessionError) {
     match error {
         SessionError::Token(_) => {}
-        SessionError::Store(_) => log::warn!("a session could not be kept: {error}"),
         SessionError::Key(_)
         | SessionError::App(_)
         | SessionError::Random(_)
-        | SessionError::Signing => {
+        | SessionError::Signing
+        | SessionError::Store(_) => {
             log::error!("a session could not be opened or refreshed: {error}");
         }
     }

@@ -178,6 +178,7 @@ impl Refusal {
             Self::BadGateway => row(502, "bad_gateway", "the upstream failed"),
             Self::StoreUnavailable => {
                 row(503, "temporarily_unavailable", "the sessions cannot be read; try again later")
+                    .until(Duration::from_secs(1))
             }
             Self::UpstreamUnavailable => {
                 row(503, "upstream_unavailable", "no server of the upstream is up")

@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use super::route_metrics::RouteMetrics;
+use super::server_metrics::ServerMetrics;
 
 /// All metrics of one gateway. Made once per process; a reload keeps it.
 #[derive(Debug)]
@@ -167,6 +168,11 @@ impl Metrics {
         RouteMetrics::new(self, name)
     }
 
+    /// The metrics of one server of an upstream, ready to count without looking labels up.
+    pub fn server(&self, upstream: &str, server: &str) -> ServerMetrics {
+        ServerMetrics::new(self, upstream, server)
+    }
+
     /// All metrics in Prometheus' text format, `process_*` among them.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
@@ -266,6 +272,8 @@ mod tests {
             wechat_requests,
             wechat_request_duration,
             sessions_active,
+            store_errors,
+            store_request_duration,
             upstream_requests,
             upstream_request_duration,
             upstream_up,
@@ -274,8 +282,6 @@ mod tests {
             config_last_reload_success,
             access_log_dropped,
             wechat_access_token_timestamp,
-            store_errors,
-            store_request_duration,
         } = metrics;
         vec![
             Box::new(http_requests),
@@ -287,6 +293,8 @@ mod tests {
             Box::new(wechat_requests),
             Box::new(wechat_request_duration),
             Box::new(sessions_active),
+            Box::new(store_errors),
+            Box::new(store_request_duration),
             Box::new(upstream_requests),
             Box::new(upstream_request_duration),
             Box::new(upstream_up),
@@ -295,8 +303,6 @@ mod tests {
             Box::new(config_last_reload_success),
             Box::new(access_log_dropped),
             Box::new(wechat_access_token_timestamp),
-            Box::new(store_errors),
-            Box::new(store_request_duration),
         ]
     }
 

@@ -5,6 +5,7 @@ pub mod access_line;
 pub mod logger;
 pub mod metrics;
 pub mod route_metrics;
+pub mod server_metrics;
 pub mod user_hash;
 
 pub use access::{AccessLog, AccessLogError};
@@ -12,4 +13,5 @@ pub use access_line::AccessLine;
 pub use metrics::Metrics;
 pub use prometheus::{IntCounter, IntGauge};
 pub use route_metrics::{AuthResult, RouteMetrics};
+pub use server_metrics::{Attempted, ServerMetrics};
 pub use user_hash::{HashedUser, UserHash};

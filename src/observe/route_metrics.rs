@@ -120,11 +120,15 @@ impl fmt::Debug for RouteMetrics {
 /// A counter per status, filled as they occur: first by hundreds, so that a method that is never
 /// used costs next to nothing.
 #[derive(Default)]
-struct CodeTable([OnceLock<Box<[OnceLock<IntCounter>; 100]>>; 6]);
+pub(super) struct CodeTable([OnceLock<Box<[OnceLock<IntCounter>; 100]>>; 6]);
 
 impl CodeTable {
     /// `None` for a status of 600 and more, which some backends make up.
-    fn counter(&self, status: u16, make: impl FnOnce() -> IntCounter) -> Option<&IntCounter> {
+    pub(super) fn counter(
+        &self,
+        status: u16,
+        make: impl FnOnce() -> IntCounter,
+    ) -> Option<&IntCounter> {
         let hundred = self.0.get(usize::from(status / 100))?;
         let codes = hundred.get_or_init(|| Box::new(std::array::from_fn(|_| OnceLock::new())));
         Some(codes.get(usize::from(status % 100))?.get_or_init(make))

@@ -5,6 +5,7 @@ use pingora::proxy::Session;
 
 use super::connection::Connection;
 use super::forward::Forward;
+use super::head::Headers;
 use crate::endpoints::Answer;
 use tokio::io::AsyncWriteExt;
 
@@ -30,18 +31,23 @@ impl Hint {
     }
 }
 
+/// What an answer says of the upstream's connection.
+const HOP_BY_HOP: [&str; 7] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "te",
+    "trailer",
+    "upgrade",
+];
+
+/// What frames an answer: no `Connection` can name it away.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+
 /// Takes off what is about the upstream's connection (RFC 9110 section 7.6.1). `Transfer-Encoding`
 /// stays: it tells Pingora how to frame the answer, and it frames it anew.
 pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
-    const NAMES: [&str; 7] = [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "te",
-        "trailer",
-        "upgrade",
-    ];
     let nominated: Vec<String> = response
         .headers
         .get_all("connection")
@@ -49,9 +55,9 @@ pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
-        .filter(|name| !matches!(name.as_str(), "" | "content-length" | "transfer-encoding"))
+        .filter(|name| !name.is_empty() && !FRAMING.contains(&name.as_str()))
         .collect();
-    for name in NAMES.iter().copied().chain(nominated.iter().map(String::as_str)) {
+    for name in HOP_BY_HOP.iter().copied().chain(nominated.iter().map(String::as_str)) {
         response.remove_header(name);
     }
 }
@@ -62,6 +68,13 @@ pub(crate) fn is_framed_plainly(response: &ResponseHeader) -> bool {
     let mut codings = response.headers.get_all("transfer-encoding").iter();
     codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
         && codings.next().is_none()
+}
+
+/// Whether a header of an answer is about the upstream's connection (RFC 9110 section 7.6.1).
+pub(crate) fn is_hop_by_hop(name: &str, headers: Headers<'_>) -> bool {
+    HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
+        || (!FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing))
+            && headers.lists("connection", name))
 }
 
 /// Whether the connection may carry another request after an answer.

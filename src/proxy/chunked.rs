@@ -60,6 +60,18 @@ impl ChunkedEnd {
     /// # Errors
     /// [`BadChunk`] for anything that is not exactly a chunked body.
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+        self.advance_with(bytes, |_| {})
+    }
+
+    /// As [`ChunkedEnd::advance`], and gives the content of the chunks to `take`, piece by piece.
+    ///
+    /// # Errors
+    /// [`BadChunk`] for anything that is not exactly a chunked body.
+    pub(crate) fn advance_with(
+        &mut self,
+        bytes: &[u8],
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<usize, BadChunk> {
         let mut rest = bytes;
         while let Some((&byte, after)) = rest.split_first() {
             if self.state == State::Done {
@@ -68,7 +80,9 @@ impl ChunkedEnd {
             if self.state == State::Bytes {
                 let here = usize::try_from(self.size).unwrap_or(usize::MAX).min(rest.len());
                 self.size -= here as u64;
-                rest = rest.get(here..).unwrap_or_default();
+                let (content, after) = rest.split_at_checked(here).unwrap_or((rest, &[]));
+                take(content);
+                rest = after;
                 if self.size == 0 {
                     self.state = State::BytesCr;
                 }

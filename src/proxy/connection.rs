@@ -6,10 +6,11 @@
 //! one, so that pipelined requests are neither lost nor mistaken for a body.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,13 +20,17 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
+use super::alarm::{Alarm, Patience};
 use super::chunked::ChunkedEnd;
 
 /// Most bytes that are read ahead of what the current request may have.
 const READ_AHEAD: usize = 16 * 1024;
+/// Room for what one read brings.
+const READ_AT_ONCE: usize = 4 * 1024;
 /// Writes are gathered up to this many bytes, so that a small answer is one packet.
 const WRITE_BUFFER: usize = 8 * 1024;
 
@@ -50,6 +55,7 @@ pub(crate) struct Connection {
     behind: BytesMut,
     window: Window,
     end_of_input: bool,
+    alarm: Alarm,
     digest: Arc<SocketDigest>,
 }
 
@@ -75,6 +81,7 @@ impl Connection {
             behind: BytesMut::new(),
             window: Window::Bytes(0),
             end_of_input: false,
+            alarm: Alarm::default(),
             digest,
         }
     }
@@ -96,7 +103,57 @@ impl Connection {
 
     /// Reads more from the socket into [`Connection::ahead`]; 0 is the end of input.
     pub(crate) async fn read_ahead(&mut self) -> io::Result<usize> {
-        std::future::poll_fn(|context| self.poll_read_ahead(context)).await
+        poll_fn(|context| self.poll_read_ahead(context)).await
+    }
+
+    /// As [`Connection::read_ahead`]; an error of kind `TimedOut` at the deadline.
+    pub(crate) async fn read_ahead_until(&mut self, deadline: Instant) -> io::Result<usize> {
+        poll_fn(|context| match self.poll_read_ahead(context) {
+            Poll::Pending => {
+                self.poll_deadline(context, deadline).map(|()| Err(io::ErrorKind::TimedOut.into()))
+            }
+            read => read,
+        })
+        .await
+    }
+
+    /// Writes to the socket, past what waits for a flush: the fast lane gathers its own.
+    pub(crate) fn poll_write_now(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    /// Whether the client has nothing more to say: it closed its end, or the connection broke.
+    /// What it sends ahead is kept for the next request, as far as there is room.
+    pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.ahead.len() < READ_AHEAD {
+            if let Ok(1..) = ready!(self.poll_read_ahead(context)) {
+                continue;
+            }
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Ready at the deadline.
+    pub(crate) fn poll_deadline(
+        &mut self,
+        context: &mut Context<'_>,
+        deadline: Instant,
+    ) -> Poll<()> {
+        self.alarm.poll(context, deadline)
+    }
+
+    /// Ready when a wait has lasted too long.
+    pub(crate) fn poll_over(
+        &mut self,
+        context: &mut Context<'_>,
+        patience: &mut Patience,
+    ) -> Poll<()> {
+        patience.poll_over(&mut self.alarm, context)
     }
 
     /// Lets the next reader have a request that begins at the first byte of [`Connection::ahead`].
@@ -160,29 +217,23 @@ impl Connection {
         }
     }
 
-    fn poll_read_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads once into [`Connection::ahead`]; 0 is the end of input.
+    pub(crate) fn poll_read_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.end_of_input {
             return Poll::Ready(Ok(0));
         }
-        if self.ahead.capacity() - self.ahead.len() < 1024 {
-            self.ahead.reserve(4 * 1024);
+        if self.ahead.capacity() == 0 {
+            // A connection that stands idle has no buffer.
+            ready!(self.socket.poll_read_ready(context))?;
         }
-        let before = self.ahead.len();
-        ready!(self.poll_fill(context))?;
-        let read = self.ahead.len() - before;
+        if self.ahead.capacity() - self.ahead.len() < READ_AT_ONCE / 4 {
+            self.ahead.reserve(READ_AT_ONCE);
+        }
+        // The future has no state: to poll a new one each time is to poll the read. It clears the
+        // readiness after a short read, which saves the system call that finds nothing.
+        let read = ready!(pin!(self.socket.read_buf(&mut self.ahead)).poll(context))?;
         self.end_of_input = read == 0;
         Poll::Ready(Ok(read))
-    }
-
-    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.socket.poll_read_ready(context))?;
-            match self.socket.try_read_buf(&mut self.ahead) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
     }
 
     /// How many of the bytes at hand the current request may have; counts them as handed out.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::head::RequestHead;
 use super::rules::Rules;
 use crate::observe::{AccessLine, AuthResult, HashedUser, RouteMetrics};
+use crate::upstream::Server;
 
 /// One request on its way. Dropped when it has been answered, whatever happened: that is when it
 /// is counted and logged, once.
@@ -29,8 +30,8 @@ pub(crate) struct Exchange {
     route: Option<Arc<str>>,
     auth: Option<AuthResult>,
     user: Option<HashedUser>,
-    /// The upstream and the server that answered last.
-    pub(crate) server: Option<(Arc<str>, Arc<str>)>,
+    /// The server that was asked last.
+    pub(crate) server: Option<Arc<Server>>,
     /// Status that the client got; 499 where it went away before one was sent.
     pub(crate) status: u16,
     /// Bytes of the request's body.
@@ -121,10 +122,6 @@ impl Drop for Exchange {
         if let Some(auth) = self.auth {
             self.counts.decided(auth);
         }
-        let (upstream, server) = match &self.server {
-            Some((upstream, server)) => (Some(&**upstream), Some(&**server)),
-            None => (None, None),
-        };
         self.rules.access_log.write(&AccessLine {
             unix_millis: self.rules.clock.unix_millis(),
             request_id: &self.request_id,
@@ -138,8 +135,8 @@ impl Drop for Exchange {
             bytes_out: self.bytes_out,
             duration: elapsed,
             route: self.route.as_deref(),
-            upstream,
-            server,
+            upstream: self.server.as_deref().map(Server::upstream),
+            server: self.server.as_deref().map(Server::name),
             auth: self.auth,
             user: self.user,
             user_agent: self.user_agent.as_deref(),

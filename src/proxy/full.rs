@@ -3,7 +3,6 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,12 +12,14 @@ use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType, ImmutStr, Result};
 
 use super::answering::{self, Hint};
+use super::attempt::Attempt;
 use super::exchange::Exchange;
 use super::forward::{Fate, Forward};
 use super::reject;
 use super::upgrade::{self, Cut, Watching};
 use crate::endpoints::Refusal;
-use crate::upstream::{PickKey, Picked};
+use crate::observe::Attempted;
+use crate::upstream::PickKey;
 
 /// The full lane. It has no state of its own: all of it comes with the request.
 #[derive(Debug)]
@@ -50,13 +51,6 @@ pub struct Passage {
     watching: Option<Watching>,
 }
 
-#[derive(Debug)]
-struct Attempt {
-    picked: Picked,
-    begun: Instant,
-    counted: bool,
-}
-
 fn not_admitted() -> Box<Error> {
     Error::explain(ErrorType::InternalError, ImmutStr::from("a request that was not admitted"))
 }
@@ -76,27 +70,10 @@ impl Passage {
     }
 
     /// Counts how the attempt under way ended, once.
-    fn count_attempt(&mut self, code: &str) {
-        let (Some(admitted), Some(attempt)) = (&self.admitted, &mut self.attempt) else {
-            return;
-        };
-        if std::mem::replace(&mut attempt.counted, true) {
-            return;
+    fn count_attempt(&mut self, how: Attempted) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.count(how);
         }
-        let rules = &admitted.forward.rules;
-        let name = rules
-            .upstreams
-            .get(admitted.forward.route.upstream)
-            .map_or("", |upstream| upstream.config.name.as_str());
-        let metrics = &rules.metrics;
-        metrics
-            .upstream_requests
-            .with_label_values(&[name, attempt.picked.server.name(), code])
-            .inc();
-        metrics
-            .upstream_request_duration
-            .with_label_values(&[name])
-            .observe(attempt.begun.elapsed().as_secs_f64());
     }
 
     /// Ends the request with a refusal of the gateway's own.
@@ -159,17 +136,14 @@ impl ProxyHttp for FullLane {
         options.read_timeout = Some(upstream.config.read_timeout);
         options.write_timeout = Some(upstream.config.write_timeout);
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
-        let name = Arc::from(upstream.config.name.as_str());
-        let server = Arc::from(picked.server.name());
         if !passage.tried.is_empty() {
-            let retries = &forward.rules.metrics.upstream_retries;
-            retries.with_label_values(&[&name, &server]).inc();
+            picked.server.counts().retried();
         }
         passage.tried.push(picked.index);
         if let Some(admitted) = &mut passage.admitted {
-            admitted.exchange.server = Some((name, server));
+            admitted.exchange.server = Some(Arc::clone(&picked.server));
         }
-        passage.attempt = Some(Attempt { picked, begun: Instant::now(), counted: false });
+        passage.attempt = Some(Attempt::at(picked));
         Ok(Box::new(peer))
     }
 
@@ -246,7 +220,7 @@ impl ProxyHttp for FullLane {
             if !forward.websocket {
                 return Err(passage.refuse(Refusal::BadGateway));
             }
-            passage.count_attempt("101");
+            passage.count_attempt(Attempted::Status(status));
             return Ok(());
         }
         if response.status.is_informational() {
@@ -256,6 +230,13 @@ impl ProxyHttp for FullLane {
             return Err(passage.refuse(Refusal::BadGateway));
         }
         answering::strip_hop_by_hop(response);
+        // The gateway speaks HTTP/1.1 whatever the backend speaks: the framing is the gateway's.
+        response.set_version(http::Version::HTTP_11);
+        if status == 204 {
+            // RFC 9110 section 8.6; some clients wait for the bytes that it announces.
+            response.remove_header(&http::header::CONTENT_LENGTH);
+            response.remove_header(&http::header::TRANSFER_ENCODING);
+        }
         let hint = Hint::of(forward);
         if let Some(seconds) = hint.session_expires_in {
             response.insert_header(answering::SESSION_EXPIRES_IN, seconds)?;
@@ -267,7 +248,7 @@ impl ProxyHttp for FullLane {
             // The client's bytes were let through to make way for a WebSocket that is not coming.
             session.set_keepalive(None);
         }
-        passage.count_attempt(&status.to_string());
+        passage.count_attempt(Attempted::Status(status));
         Ok(())
     }
 
@@ -281,7 +262,7 @@ impl ProxyHttp for FullLane {
         if let Some(attempt) = &passage.attempt {
             attempt.picked.failed_to_connect();
         }
-        passage.count_attempt("connect");
+        passage.count_attempt(Attempted::Connect);
         // Nothing was sent, so any method may be tried elsewhere.
         error.set_retry(may_try_again(passage));
         error
@@ -297,7 +278,7 @@ impl ProxyHttp for FullLane {
     ) -> Box<Error> {
         let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
         if error.esource() == &ErrorSource::Upstream {
-            passage.count_attempt(if timed_out { "timeout" } else { "reset" });
+            passage.count_attempt(if timed_out { Attempted::Timeout } else { Attempted::Reset });
         }
         // An answer that is late may still be on its way: the request was taken.
         let unanswered = session.response_written().is_none() && !timed_out;
@@ -339,7 +320,7 @@ impl ProxyHttp for FullLane {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, passage: &mut Passage) {
         let status = session.response_written().map_or(499, |head| head.status.as_u16());
-        passage.count_attempt("aborted");
+        passage.count_attempt(Attempted::Aborted);
         if let (Some(error), Some(admitted), false) = (error, &passage.admitted, passage.refused) {
             reject::log_pingora(error, status, &admitted.exchange);
         }

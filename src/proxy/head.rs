@@ -4,13 +4,17 @@
 //! a bare LF, a folded line, a second Host, a Content-Length beside a Transfer-Encoding. So what
 //! the gateway decides about is what the upstream sees.
 
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::chunked::ChunkedEnd;
 use super::connection::{Connection, Window};
+use super::drain::Drain;
 use crate::endpoints::Refusal;
 
 /// Longest request line: method, target and version.
@@ -107,24 +111,28 @@ impl RequestHead<'_> {
 pub(crate) async fn read_head(
     connection: &mut Connection,
     limits: HeadLimits,
-    draining: &mut watch::Receiver<bool>,
+    drain: &mut Drain,
 ) -> Result<usize, NoHead> {
-    first_byte(connection, Instant::now() + limits.idle, draining).await?;
-    skip_empty_lines(connection, Instant::now() + limits.timeout).await?;
+    if connection.ahead().is_empty() {
+        first_byte(connection, Instant::now() + limits.idle, drain).await?;
+    }
+    let deadline = Instant::now() + limits.timeout;
+    skip_empty_lines(connection, deadline).await?;
     // Another protocol, TLS mostly, is told so at once.
     if !connection.ahead().first().is_some_and(|byte| is_method_byte(*byte)) {
         return Err(malformed("no method"));
     }
-    let deadline = Instant::now() + limits.timeout;
     let mut scan = Scan::default();
     loop {
         if let Some(length) = scan.find_end(connection.ahead(), limits.max_bytes)? {
             return Ok(length);
         }
-        match timeout_at(deadline, connection.read_ahead()).await {
-            Err(_) => return Err(Refusal::RequestTimeout.into()),
-            Ok(Err(_) | Ok(0)) => return Err(NoHead::Closed),
-            Ok(Ok(_)) => {}
+        match connection.read_ahead_until(deadline).await {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Err(Refusal::RequestTimeout.into());
+            }
+            Err(_) | Ok(0) => return Err(NoHead::Closed),
+            Ok(_) => {}
         }
     }
 }
@@ -136,24 +144,22 @@ const LAST_CALL: Duration = Duration::from_millis(500);
 async fn first_byte(
     connection: &mut Connection,
     mut deadline: Instant,
-    draining: &mut watch::Receiver<bool>,
+    drain: &mut Drain,
 ) -> Result<(), NoHead> {
     let mut told = false;
-    while connection.ahead().is_empty() {
-        tokio::select! {
-            read = timeout_at(deadline, connection.read_ahead()) => match read {
-                Err(_) | Ok(Err(_) | Ok(0)) => return Err(NoHead::Closed),
-                Ok(Ok(_)) => {}
-            },
-            drains = draining.wait_for(|draining| *draining), if !told => {
-                told = true;
-                if drains.is_ok() {
-                    deadline = deadline.min(Instant::now() + LAST_CALL);
-                }
-            }
+    poll_fn(|context| {
+        match connection.poll_read_ahead(context) {
+            Poll::Ready(Ok(1..)) => return Poll::Ready(Ok(())),
+            Poll::Ready(_) => return Poll::Ready(Err(NoHead::Closed)),
+            Poll::Pending => {}
         }
-    }
-    Ok(())
+        if !told && drain.poll_begun(context).is_ready() {
+            told = true;
+            deadline = deadline.min(Instant::now() + LAST_CALL);
+        }
+        connection.poll_deadline(context, deadline).map(|()| Err(NoHead::Closed))
+    })
+    .await
 }
 
 /// RFC 9112 section 2.2: an empty line before a request line is skipped; a few, not endlessly.
@@ -163,9 +169,8 @@ async fn skip_empty_lines(connection: &mut Connection, deadline: Instant) -> Res
             if connection.ahead().first().is_some_and(|byte| *byte != b'\r') {
                 return Ok(());
             }
-            match timeout_at(deadline, connection.read_ahead()).await {
-                Err(_) | Ok(Err(_) | Ok(0)) => return Err(NoHead::Closed),
-                Ok(Ok(_)) => {}
+            if !matches!(connection.read_ahead_until(deadline).await, Ok(1..)) {
+                return Err(NoHead::Closed);
             }
         }
         if !connection.ahead().starts_with(b"\r\n") {
@@ -183,36 +188,41 @@ fn malformed(what: &'static str) -> NoHead {
 /// Looks at each byte of a head once, however it was cut up on its way.
 #[derive(Debug, Default)]
 struct Scan {
-    seen: usize,
     line_start: usize,
-    request_line_over: bool,
+    searched: usize,
 }
 
 impl Scan {
     fn find_end(&mut self, ahead: &[u8], max_bytes: usize) -> Result<Option<usize>, NoHead> {
-        while let Some(&byte) = ahead.get(self.seen) {
-            let at = self.seen;
-            self.seen += 1;
-            if !self.request_line_over && at > MAX_REQUEST_LINE + 1 {
-                return Err(Refusal::UriTooLong.into());
-            }
-            if self.seen > max_bytes {
-                return Err(Refusal::HeaderFieldsTooLarge.into());
-            }
-            if byte != b'\n' {
-                continue;
-            }
+        while let Some(found) =
+            ahead.get(self.searched..).and_then(|rest| memchr::memchr(b'\n', rest))
+        {
+            let end = self.searched + found;
+            self.check_length(end, max_bytes)?;
+            let line = ahead.get(self.line_start..end).unwrap_or_default();
             // A lone LF ends a line for some parsers and not for others.
-            if at == self.line_start || ahead.get(at - 1) != Some(&b'\r') {
+            let Some((b'\r', line)) = line.split_last() else {
                 return Err(malformed("a line that ends in a bare LF"));
+            };
+            (self.line_start, self.searched) = (end + 1, end + 1);
+            if line.is_empty() {
+                return Ok(Some(self.searched));
             }
-            if at == self.line_start + 1 {
-                return Ok(Some(self.seen));
-            }
-            self.request_line_over = true;
-            self.line_start = self.seen;
         }
+        self.check_length(ahead.len(), max_bytes)?;
+        self.searched = ahead.len();
         Ok(None)
+    }
+
+    /// `seen` bytes, a last LF left out; the CR before it is not of the line.
+    fn check_length(&self, seen: usize, max_bytes: usize) -> Result<(), NoHead> {
+        if self.line_start == 0 && seen > MAX_REQUEST_LINE + 1 {
+            Err(Refusal::UriTooLong.into())
+        } else if seen >= max_bytes {
+            Err(Refusal::HeaderFieldsTooLarge.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -222,9 +232,9 @@ pub(crate) fn with_head<R>(
     bytes: &[u8],
     then: impl FnOnce(RequestHead<'_>, Window) -> R,
 ) -> Result<R, Refusal> {
-    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut lines);
-    match request.parse(bytes) {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, &mut lines) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeaderFieldsTooLarge),
         Ok(_) | Err(_) => return Err(Refusal::Malformed("not an HTTP request")),
@@ -248,7 +258,7 @@ pub(crate) fn with_head<R>(
 /// CR only before LF: httparse lets a lone CR pass where it skips white space.
 fn check_bytes(bytes: &[u8]) -> Result<(), Refusal> {
     let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\r') {
+    while let Some(at) = memchr::memchr(b'\r', rest) {
         if rest.get(at + 1) != Some(&b'\n') {
             return Err(Refusal::Malformed("a lone CR"));
         }

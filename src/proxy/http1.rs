@@ -20,7 +20,9 @@ use super::answering::{After, write_to_connection};
 use super::chunked;
 use super::client::{Peer, new_request_id};
 use super::connection::{Connection, Window};
+use super::drain::Drain;
 use super::exchange::Exchange;
+use super::fast;
 use super::full::{Admitted, FullLane};
 use super::head::{NoHead, RequestHead, read_head, with_head};
 use super::rules::Rules;
@@ -56,16 +58,16 @@ enum Left {
 struct Asked {
     method: String,
     expects_continue: bool,
-    keeps_alive: bool,
+    after: After,
 }
 
 /// Serves a connection until it is closed.
 pub async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr) {
     let mut connection = Connection::new(socket, peer);
-    let mut draining = gateway.draining.clone();
+    let mut drain = Drain::listen(gateway.draining.clone());
     loop {
-        let rules = gateway.rules.load_full();
-        let head = read_head(&mut connection, rules.head_limits(), &mut draining).await;
+        let limits = gateway.rules.load().head_limits();
+        let head = read_head(&mut connection, limits, &mut drain).await;
         // Settings may have changed while the connection stood idle.
         let rules = gateway.rules.load_full();
         match one_request(&gateway, &rules, connection, head).await {
@@ -83,45 +85,89 @@ async fn one_request(
     head: Result<usize, NoHead>,
 ) -> Left {
     let peer = Peer { address: connection.peer().ip(), scheme: "http" };
-    let parsed = match head {
+    let (plan, length) = match head {
         Ok(length) => {
-            with_head(connection.ahead().get(..length).unwrap_or_default(), |head, window| {
-                (asked(&head), window, length, admit(rules, &head, peer))
-            })
+            let bytes = connection.ahead().get(..length).unwrap_or_default();
+            let plan = with_head(bytes, |head, window| {
+                let draining = *gateway.draining.borrow();
+                Plan::of(rules, &head, (window, length), peer, after(&head, draining))
+            });
+            (plan, length)
         }
         Err(NoHead::Closed) => return Left::Closed,
-        Err(NoHead::Refused(refusal)) => Err(refusal),
+        Err(NoHead::Refused(refusal)) => (Err(refusal), 0),
     };
-    let (mut asked, window, length, (exchange, decision)) = match parsed {
-        Ok(parsed) => parsed,
-        Err(refusal) => return refuse_unread(rules, connection, peer, refusal).await,
-    };
-    asked.keeps_alive &= !*gateway.draining.borrow();
-    if let Decision::Forward(forward) = decision {
-        if asked.expects_continue && send_continue(&mut connection).await.is_err() {
-            return Left::Closed;
+    match plan {
+        Ok(Plan::Fast(order)) => match fast::carry(&mut connection, length, order).await {
+            After::KeepAlive => Left::Ready(connection),
+            After::Close => Left::Closed,
+        },
+        Ok(Plan::Full(asked, window, admitted)) => {
+            if asked.expects_continue && send_continue(&mut connection).await.is_err() {
+                return Left::Closed;
+            }
+            connection.open(window);
+            full_lane(gateway, rules, connection, admitted).await
         }
-        connection.open(window);
-        let admitted = Admitted { forward, exchange, cut: Cut::default() };
-        return full_lane(gateway, rules, connection, admitted).await;
+        Ok(Plan::Answer(asked, window, exchange, decision)) => {
+            // The gateway answers itself, and so the head is read.
+            connection.skip(length);
+            connection.open(body_window(window, length));
+            Box::pin(answer_ourselves(rules, connection, asked, exchange, decision)).await
+        }
+        Err(refusal) => Box::pin(refuse_unread(rules, connection, peer, refusal)).await,
     }
-    // The gateway answers itself, and so the head is read.
-    connection.skip(length);
-    connection.open(body_window(window, length));
-    answer_ourselves(rules, connection, asked, exchange, decision).await
 }
 
-fn asked(head: &RequestHead<'_>) -> Asked {
+/// How a decision is carried out.
+enum Plan {
+    Fast(Box<fast::Order>),
+    Full(Asked, Window, Admitted),
+    Answer(Asked, Window, Exchange, Decision),
+}
+
+impl Plan {
+    fn of(
+        rules: &Arc<Rules>,
+        head: &RequestHead<'_>,
+        (window, length): (Window, usize),
+        peer: Peer,
+        after: After,
+    ) -> Self {
+        let (exchange, decision) = admit(rules, head, peer);
+        let Decision::Forward(forward) = decision else {
+            return Self::Answer(Asked::of(head, after), window, exchange, decision);
+        };
+        match fast::body_length(head, window, length) {
+            Some(body) if rules.config.server.fast_lane => {
+                Self::Fast(fast::Order::take(head, body, forward, exchange, after))
+            }
+            Some(_) | None => {
+                let admitted = Admitted { forward, exchange, cut: Cut::default() };
+                Self::Full(Asked::of(head, after), window, admitted)
+            }
+        }
+    }
+}
+
+/// Whether the client wants to go on after this request, and may.
+fn after(head: &RequestHead<'_>, draining: bool) -> After {
     let keeps_alive = if head.version == http::Version::HTTP_10 {
         head.headers.lists("connection", "keep-alive")
     } else {
         !head.headers.lists("connection", "close")
     };
-    Asked {
-        method: head.method.to_owned(),
-        expects_continue: head.version == http::Version::HTTP_11
-            && head.headers.lists("expect", "100-continue"),
-        keeps_alive,
+    if keeps_alive && !draining { After::KeepAlive } else { After::Close }
+}
+
+impl Asked {
+    fn of(head: &RequestHead<'_>, after: After) -> Self {
+        Self {
+            method: head.method.to_owned(),
+            expects_continue: head.version == http::Version::HTTP_11
+                && head.headers.lists("expect", "100-continue"),
+            after,
+        }
     }
 }
 
@@ -206,8 +252,7 @@ async fn answer_ourselves(
     // A body that nobody read is drained if it is small and sure to come, else cut off.
     let small = connection.is_at_boundary()
         || (!asked.expects_continue && connection.remaining().is_some_and(|left| left <= 65_536));
-    let after =
-        if asked.keeps_alive && small && !answer.closes { After::KeepAlive } else { After::Close };
+    let after = if small && !answer.closes { asked.after } else { After::Close };
     exchange.status = answer.status;
     match write_to_connection(&mut connection, &answer, &asked.method, after).await {
         Ok(bytes) => exchange.bytes_out = bytes,

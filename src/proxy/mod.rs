@@ -1,15 +1,19 @@
 //! The life of a request, from the first byte of its head to the line in the access log.
 //!
 //! `http1.rs` reads a head (`head.rs`, `connection.rs`), has it admitted (`admit.rs`) and carries
-//! the decision out: by an answer of our own, or through the full lane (`full.rs`).
+//! the decision out: by an answer of our own, through the fast lane (`fast/`) or the full one (`full.rs`).
 
 mod admit;
+mod alarm;
 mod answering;
+mod attempt;
 mod chunked;
 mod client;
 mod connection;
 mod credential;
+mod drain;
 mod exchange;
+mod fast;
 mod forward;
 mod full;
 mod head;

@@ -44,10 +44,13 @@ impl Cut {
 
 /// Whether an answer goes on for as long as both sides like.
 pub(crate) fn stays_open(response: &ResponseHeader) -> bool {
-    let is_event_stream = |value: &http::HeaderValue| {
-        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-    };
+    let content_type = response.headers.get("content-type");
     response.status == http::StatusCode::SWITCHING_PROTOCOLS
-        || response.headers.get("content-type").is_some_and(is_event_stream)
+        || content_type.is_some_and(|value| is_event_stream(value.as_bytes()))
+}
+
+/// Whether a `Content-Type` says that events come for as long as both sides like.
+pub(crate) fn is_event_stream(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }

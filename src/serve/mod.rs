@@ -111,6 +111,7 @@ async fn control(source: Source, ready: impl FnOnce(&Listening)) -> Result<Ended
     let admin = Arc::new(Admin {
         view: ArcSwap::from_pointee(built.view()),
         metrics: Arc::clone(&lasting.metrics),
+        sessions: Arc::clone(&lasting.sessions),
         draining,
     });
     let admin_task = tokio::spawn(admin::serve(listeners.admin()?, Arc::clone(&admin)));

@@ -3,6 +3,7 @@
 //! A request is judged by its token and the list of revoked sessions alone, in memory and
 //! without waiting. Login, refresh and logout ask the store.
 
+mod cookies;
 mod key_file;
 mod keys;
 mod list;
@@ -29,6 +30,7 @@ use crate::identity::{AppId, Identity, InvalidIdentity, OpenId, UnionId};
 use crate::observe::Metrics;
 use crate::secret::Secret;
 
+pub use cookies::Cookies;
 pub use keys::{Algorithm, KeyError, keygen};
 pub use list::{Filter, Listed, Listing};
 pub use store::StoreError;
@@ -40,7 +42,7 @@ use revoked::Revoked;
 use store::memory::Memory;
 use store::redis::Redis;
 use store::sqlite::Sqlite;
-use store::{Backend, Ended, Jar, Record, Store, Tidings, Unknown};
+use store::{Backend, Ended, Record, Store, Tidings, Unknown};
 use token::Rules;
 use vault::Field;
 use verified::VerifiedTokens;
@@ -103,14 +105,6 @@ impl Issued {
     pub fn token(&self) -> &str {
         self.access_token.expose()
     }
-}
-
-/// The cookies that an upstream keeps in a session.
-#[derive(Clone, Debug)]
-pub struct Cookies {
-    /// As they were kept, in whatever form; empty at first.
-    pub text: Secret<Vec<u8>>,
-    version: u64,
 }
 
 /// The sessions and tokens of one gateway. One per process: a reload changes it in place.
@@ -349,41 +343,6 @@ impl Sessions {
         let until = self.own(verified).until;
         self.revoke(self.store.end_user(openid, std::slice::from_ref(appid), until).await?);
         Ok(())
-    }
-
-    /// The cookies that `upstream` keeps in the session of a good token.
-    ///
-    /// # Errors
-    /// [`SessionError::Store`].
-    pub async fn cookies(
-        &self,
-        verified: &Verified,
-        upstream: &str,
-    ) -> Result<Cookies, SessionError> {
-        let sid = &verified.identity.sid;
-        let Jar { sealed, version } = self.store.jar(sid, upstream).await?;
-        let keys = &self.rules.load().keys;
-        // What a key sealed that is no longer listed is lost: an empty jar takes its place.
-        let text = vault::open(keys, sid, Field::Jar(upstream), &sealed);
-        Ok(Cookies { text: text.unwrap_or_else(|| Secret::new(Vec::new())), version })
-    }
-
-    /// Keeps cookies that were made out of those that [`Sessions::cookies`] gave, for as long as
-    /// the session lives. `false`: others were kept meanwhile; read them, and do it again.
-    ///
-    /// # Errors
-    /// [`SessionError::Store`].
-    pub async fn keep_cookies(
-        &self,
-        verified: &Verified,
-        upstream: &str,
-        cookies: &Cookies,
-    ) -> Result<bool, SessionError> {
-        let sid = &verified.identity.sid;
-        let field = Field::Jar(upstream);
-        let sealed = vault::seal(&self.rules.load().keys, sid, field, cookies.text.expose());
-        let jar = Jar { sealed: sealed.ok_or(SessionError::Signing)?, version: cookies.version };
-        Ok(self.store.keep_jar(sid, upstream, jar).await?)
     }
 
     /// To be told when the session of an open connection is ended.

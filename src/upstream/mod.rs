@@ -171,6 +171,11 @@ impl Upstream {
         Some(Picked::new(&member.server, index, taken))
     }
 
+    /// Its servers, in the order of the configuration.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.members.iter().map(|member| &*member.server)
+    }
+
     /// Whether a request can be sent anywhere at all: `false` only while no server has an
     /// address. Refused connections do not count; only a health check may call a server down.
     pub fn is_up(&self) -> bool {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::observe::IntGauge;
 use arc_swap::ArcSwap;
 
-use crate::observe::Metrics;
+use crate::observe::{Metrics, ServerMetrics};
 
 /// Failed connections in a row after which an address rests. One alone may be a lost packet or
 /// a server that is just being restarted, and would move a hashed client for nothing.
@@ -51,6 +51,7 @@ pub struct Server {
     turn: AtomicUsize,
     in_flight: AtomicUsize,
     up: IntGauge,
+    counts: ServerMetrics,
     metrics: Arc<Metrics>,
 }
 
@@ -68,6 +69,7 @@ impl Server {
             turn: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             up: metrics.upstream_up.with_label_values(&[upstream, name]),
+            counts: metrics.server(upstream, name),
             metrics,
         };
         server.set_addresses(addresses);
@@ -79,8 +81,23 @@ impl Server {
         &self.name
     }
 
+    /// What `wxgate_upstream_up` says of it.
+    pub fn is_up(&self) -> bool {
+        self.up.get() == 1
+    }
+
+    /// The name of its upstream.
+    pub fn upstream(&self) -> &str {
+        &self.upstream
+    }
+
+    /// Where attempts at it are counted.
+    pub fn counts(&self) -> &ServerMetrics {
+        &self.counts
+    }
+
     /// Requests that were picked for it and have not ended.
-    pub(super) fn in_flight(&self) -> usize {
+    pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
@@ -139,7 +156,8 @@ impl Server {
         self.tell_metrics();
     }
 
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+    /// What its name was found to be, at the last time that anything was found.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
         self.addresses.load().iter().map(|address| address.socket).collect()
     }
 

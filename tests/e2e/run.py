@@ -71,8 +71,10 @@ def main() -> int:
     places, searched = leaks.found(work, Gateway.written)
     secrets, people = leaks.counted()
     print(f"{secrets} secrets and {people} openids looked for in {searched} logs and answers")
-    for place in places:
+    for place in places[:20]:
         print(f"LEAK: {place}")
+    if len(places) > 20:
+        print(f"and {len(places) - 20} more")
 
     # A test with several failed parts is one failed test; the search for leaks is a test too.
     broken = {getattr(test, "test_case", test).id() for test, _ in result.failures + result.errors}

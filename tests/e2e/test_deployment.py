@@ -17,7 +17,7 @@ from pathlib import Path
 from rig import leaks
 from rig.backends import REPOSITORY, PhpBuiltIn, Tomcat
 from rig.client import log_in, request
-from rig.gateway import APP_SECRET, SIGNING_KEY, binary, configuration
+from rig.gateway import APP_SECRET, SIGNING_KEY, Gateway, binary, configuration
 from rig.process import Process, accepts, free_port
 from ruamel.yaml import YAML
 from stage import Stage
@@ -175,6 +175,7 @@ class Composed(unittest.TestCase):
             place, [binary(), "run", "-c", str(place / "gateway.toml")], environment
         )
         cls.addClassCleanup(cls.gateway.stop)
+        Gateway.written |= {cls.gateway.stdout_file, cls.gateway.stderr_file}
         cls.gateway.await_port(cls.port)
         cls.gateway.await_port(cls.admin)
         cls.alice = log_in(cls.port, cls.sandbox, DEMO_APPID, "alice")

@@ -17,6 +17,7 @@ mod config_values;
 mod faults;
 mod forwarded;
 mod harness;
+mod lanes;
 mod life;
 mod login;
 mod logs;

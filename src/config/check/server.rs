@@ -49,6 +49,7 @@ pub(super) fn server<'a>(file: &'a file::Server, checker: &mut Checker<'_>) -> S
         header_timeout: checker.timeout(&section.name("header_timeout"), file.header_timeout),
         idle_timeout: checker.timeout(&section.name("idle_timeout"), file.idle_timeout),
         shutdown_grace: file.shutdown_grace.0,
+        fast_lane: file.fast_lane,
     }
 }
 

@@ -13,8 +13,8 @@ mod value;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use crate::observe::IntGauge;
 use async_trait::async_trait;
-use prometheus::IntGauge;
 use redis::Cmd;
 
 use super::{Backend, Ended, Jar, Page, Query, Record, StoreError, Tidings, Unknown};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use crate::observe::IntGauge;
 use async_trait::async_trait;
-use prometheus::IntGauge;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use super::{Backend, Ended, Jar, Page, Query, Record, StoreError, Tidings, Unknown};
@@ -430,4 +430,104 @@ fn seconds(unsigned: u64) -> i64 {
 
 fn unsigned(stored: i64) -> u64 {
     u64::try_from(stored).unwrap_or(0)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::tests::{NOW, Running, eventually, gauge, record};
+    use super::*;
+    use crate::clock::Clock;
+
+    /// Lets the file grow to this many pages: what a full disk does, and an emptied one.
+    async fn limit(sqlite: &Sqlite, pages: u32) {
+        let work = move |connection: &Connection| {
+            Ok(connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?)
+        };
+        sqlite.writer.call(Access::Read, work).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_what_it_cannot_keep_and_loses_nothing_it_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wxgate.db");
+        let (sqlite, _) = Sqlite::open(&path, gauge(), NOW).unwrap();
+        let sqlite = Arc::new(sqlite);
+        let running = Running::start(sqlite.clone(), gauge(), Clock::set_to(NOW * 1000));
+        limit(&sqlite, 40).await;
+        let (mut kept, mut ended) = (Vec::new(), Vec::new());
+        for number in 0.. {
+            let sid = format!("s{number}");
+            let session = record("openid_ann", "wxapp_1", &sid, NOW + 1000);
+            if sqlite.insert(&session, None).await.is_err() {
+                break;
+            }
+            if number % 3 == 0
+                && sqlite.end(&sid, NOW + 500, Unknown::Pass).await.is_ok_and(|end| end.is_some())
+            {
+                ended.push(sid);
+            } else {
+                kept.push(sid);
+            }
+        }
+        assert!(kept.len() > 20 && ended.len() > 10, "{} {}", kept.len(), ended.len());
+        eventually("known to be down", async || !running.backend.is_up()).await;
+        // What only reads goes on.
+        assert!(sqlite.find(kept.first().unwrap()).await.unwrap().is_some());
+        let (again, revoked) = Sqlite::open(&path, gauge(), NOW).unwrap();
+        assert!(ended.iter().all(|sid| revoked.iter().any(|ended| *ended.sid == **sid)));
+        for sid in &kept {
+            assert!(again.find(sid).await.unwrap().is_some(), "{sid}");
+        }
+        limit(&sqlite, 4000).await;
+        eventually("up again by itself", async || running.backend.is_up()).await;
+        let session = record("openid_ann", "wxapp_1", "after", NOW + 1000);
+        sqlite.insert(&session, None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_an_error_and_no_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wxgate.db");
+        let (sqlite, _) = Sqlite::open(&path, gauge(), NOW).unwrap();
+        for number in 0..500 {
+            let sid = format!("s{number}");
+            let session = record("openid_ann", "wxapp_1", &sid, NOW + 1000);
+            sqlite.insert(&session, None).await.unwrap();
+        }
+        let checkpoint = |connection: &Connection| {
+            Ok(connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+        };
+        sqlite.writer.call(Access::Read, checkpoint).await.unwrap();
+        drop(sqlite);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.get_mut(8192..).unwrap().fill(0xa5);
+        std::fs::write(&path, bytes).unwrap();
+        match Sqlite::open(&path, gauge(), NOW) {
+            Err(error) => assert!(matches!(error, StoreError::Open { .. }), "{error}"),
+            Ok((sqlite, _)) => {
+                assert!(matches!(sqlite.find("s1").await, Err(StoreError::Failed(_))));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_over_is_swept_and_its_jars_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let running = Running::sqlite(&folder.path().join("wxgate.db"));
+        for number in 0..1200 {
+            let ends_at = if number < 1100 { NOW + 10 } else { NOW + 1000 };
+            let session = record("openid_ann", "wxapp_1", &format!("s{number}"), ends_at);
+            running.backend.insert(&session, None).await.unwrap();
+        }
+        let jar = Jar { sealed: b"sealed".to_vec(), version: 0 };
+        assert!(running.backend.keep_jar("s1", "php", jar).await.unwrap());
+        running.clock.set_unix_millis((NOW + 10) * 1000);
+        eventually("swept", async || running.active.get() == 100).await;
+        assert_eq!(running.backend.find("s1").await.unwrap(), None);
+        assert_eq!(running.backend.jar("s1", "php").await.unwrap(), Jar::default());
+        assert!(running.backend.find("s1150").await.unwrap().is_some());
+    }
 }

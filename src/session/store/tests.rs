@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus::IntGauge;
+use crate::observe::IntGauge;
 use tokio::task::JoinHandle;
 
 use super::memory::Memory;

@@ -157,6 +157,13 @@ impl Settings {
         };
         let listen = or(server, "listen", "listen = [\"127.0.0.1:0\"]");
         let threads = or(server, "threads", "threads = 2");
+        // Everything is promised for both lanes, so that all tests can be run through either.
+        let lane = std::env::var("WXGATE_TEST_LANE").unwrap_or_default();
+        let lane = if lane == "full" {
+            or(server, "fast_lane", "fast_lane = false")
+        } else {
+            String::new()
+        };
         let admin_listen = or(admin, "listen", "listen = \"127.0.0.1:0\"");
         let level = or(log, "level", "level = \"info\"");
         let api_base = or(wechat_lines, "api_base", &format!("api_base = \"{wechat}\""));
@@ -170,7 +177,7 @@ impl Settings {
         };
         let store = or(session, "store", "store = \"memory\"");
         format!(
-            "[server]\n{listen}\n{threads}\n{server}\n[admin]\n{admin_listen}\n{admin}\n\
+            "[server]\n{listen}\n{threads}\n{lane}\n{server}\n[admin]\n{admin_listen}\n{admin}\n\
              [log]\n{level}\n{log}\n[wechat]\n{api_base}\n{wechat_lines}\n{apps}\n\
              [login]\n{rate}\n{login}\n[session]\n{store}\n{keys}\n{session}\n\
              [identity]\n{identity}\n[[upstreams]]\nname = \"php\"\nservers = {servers}\n\

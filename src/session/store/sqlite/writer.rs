@@ -116,6 +116,13 @@ impl Writer {
     }
 }
 
+/// What of a transaction was written.
+enum Done {
+    All,
+    /// Some calls failed and were taken back; the others are on disk.
+    Some,
+}
+
 struct Thread {
     connection: Connection,
     up: Arc<AtomicBool>,
@@ -138,18 +145,25 @@ impl Thread {
     }
 
     fn write(&self, mut calls: Vec<Box<dyn Call>>) {
-        let failed = self.transact(&mut calls).err();
-        let up = failed.is_none();
+        let transacted = self.transact(&mut calls);
+        if !self.connection.is_autocommit() {
+            // Nothing of a transaction that failed may linger in the next.
+            drop(self.connection.execute_batch("ROLLBACK"));
+        }
+        let up = matches!(transacted, Ok(Done::All));
+        let failed = transacted.err();
         if self.up.swap(up, Ordering::Relaxed) != up {
             match &failed {
                 Some(error) => log::error!("the session store is down: {error}"),
-                None => log::info!("the session store is up again"),
+                None if up => log::info!("the session store is up again"),
+                None => log::error!("the session store is down: it cannot write all of it"),
             }
         }
         calls.into_iter().for_each(|call| call.finish(failed.clone()));
     }
 
-    fn transact(&self, calls: &mut [Box<dyn Call>]) -> Result<(), StoreError> {
+    fn transact(&self, calls: &mut [Box<dyn Call>]) -> Result<Done, StoreError> {
+        let mut done = Done::All;
         let execute = |sql: &str| -> Result<(), StoreError> {
             Ok(self.connection.prepare_cached(sql)?.execute([]).map(drop)?)
         };
@@ -162,12 +176,11 @@ impl Thread {
                     return Err(StoreError::Failed("the transaction was rolled back".to_owned()));
                 }
                 execute("ROLLBACK TO one")?;
+                done = Done::Some;
             }
             execute("RELEASE one")?;
         }
-        execute("COMMIT").inspect_err(|_| {
-            // Nothing of it may linger in the next transaction.
-            drop(execute("ROLLBACK"));
-        })
+        execute("COMMIT")?;
+        Ok(done)
     }
 }
