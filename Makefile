@@ -12,7 +12,7 @@ SDKS   := tests/e2e/wechat_sdks
 heading = @printf '\n=== %s ===\n' '$(1)'
 failed  = { printf '\nmake test: failed in section: %s\n' '$(1)' >&2; exit 1; }
 
-.PHONY: help demo test test-packages test-format test-lint test-rust test-e2e bench fmt build clean
+.PHONY: help demo test test-packages test-format test-lint test-rust test-e2e bench bench-micro fmt build clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,8 @@ test-lint: ## clippy, warnings are errors
 test-rust: ## unit and integration tests
 	$(call heading,unit and integration tests)
 	@cargo test --locked || $(call failed,unit and integration tests)
+	$(call heading,integration tests in the full lane)
+	@WXGATE_TEST_LANE=full cargo test --locked --test it || $(call failed,integration tests in the full lane)
 
 test-e2e: $(VENV)/installed $(TARGET)/e2e/sdks/installed ## the real binary between real peers
 	$(call heading,end to end)
@@ -58,7 +60,13 @@ $(TARGET)/e2e/sdks/installed: $(SDKS)/package.json $(SDKS)/package-lock.json
 	@cd $(@D) && npm ci --silent --no-audit --no-fund
 	@touch $@
 
-bench: ## micro-benchmarks of the request path
+bench: build ## what a request costs, beside nginx and HAProxy where they are installed
+	@.ci/packages bench
+	CARGO_TARGET_DIR=$(abspath $(TARGET))/load \
+	    cargo run --locked --release --manifest-path benches/load/Cargo.toml -- \
+	    wxgate=$(abspath $(TARGET))/release/wxgate $(BENCH)
+
+bench-micro: ## micro-benchmarks of the request path
 	@.ci/packages build
 	cargo bench --locked
 

@@ -66,7 +66,8 @@ impl World {
              [[routes]]\npath = \"/\"\nupstream = \"php\"\nauth = \"required\"\n"
         );
         let loaded = crate::config::parse(Path::new("gateway.toml"), &text, &|_| None);
-        let config = loaded.map_err(|problems| problems.to_string()).unwrap().config;
+        let mut config = loaded.map_err(|problems| problems.to_string()).unwrap().config;
+        config.session.store = crate::config::Store::Memory;
         let clock = Clock::set_to(START * 1000);
         let metrics = Arc::new(Metrics::new().unwrap());
         let sessions =

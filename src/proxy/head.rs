@@ -405,3 +405,6 @@ pub(crate) fn content_length(digits: &[u8]) -> Result<u64, Refusal> {
     }
     std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(not_a_length)
 }
+
+#[cfg(test)]
+mod tests;

@@ -444,8 +444,8 @@ mod tests {
     #[test]
     fn a_server_that_is_gone_is_no_longer_reported() {
         let (server, metrics) = server(&[FIRST]);
-        assert!(metrics.render().contains("php.test:8081"));
+        assert!(metrics.render().contains("wxgate_upstream_up{server=\"php.test:8081\""));
         drop(server);
-        assert!(!metrics.render().contains("php.test:8081"));
+        assert!(!metrics.render().contains("wxgate_upstream_up{server=\"php.test:8081\""));
     }
 }

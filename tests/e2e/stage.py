@@ -30,10 +30,10 @@ class Stage:
         return cls.tap.port, cls.sandbox.port
 
     @classmethod
-    def gateway(cls, folder: Path, upstream: int) -> Gateway:
+    def gateway(cls, folder: Path, upstream: int, lane: str) -> Gateway:
         """A gateway in front of the backend on this port."""
         tap, sandbox = cls.wechat()
-        return Gateway(folder / "gateway", tap, sandbox, f"127.0.0.1:{upstream}")
+        return Gateway(folder / "gateway", tap, sandbox, f"127.0.0.1:{upstream}", lane)
 
     @classmethod
     def clear(cls) -> None:
@@ -48,6 +48,8 @@ class BackendTests(unittest.TestCase):
     """Tests against one kind of backend with one gateway in front of it."""
 
     backend_type: type
+    lane = "fast"
+    """Which lane of the gateway carries requests that either could."""
     longMessage = True
 
     @classmethod
@@ -55,6 +57,6 @@ class BackendTests(unittest.TestCase):
         folder = Stage.folder(cls.__name__)
         cls.backend = cls.backend_type(folder)
         cls.addClassCleanup(cls.backend.stop)
-        cls.gateway = Stage.gateway(folder, cls.backend.port)
+        cls.gateway = Stage.gateway(folder, cls.backend.port, cls.lane)
         cls.addClassCleanup(cls.gateway.stop)
         cls.alice = cls.gateway.log_in("alice")

@@ -213,3 +213,27 @@ class TomcatRequestHeaderExample(Identity, BackendTests):
     """Tomcat's RequestHeaderExample servlet"""
 
     backend_type = Tomcat
+
+
+class PhpBuiltInServerInTheFullLane(PhpBuiltInServer):
+    """the same with fast_lane = false"""
+
+    lane = "full"
+
+
+class NginxAndPhpFpmInTheFullLane(NginxAndPhpFpm):
+    """the same with fast_lane = false"""
+
+    lane = "full"
+
+
+class ApacheAndPhpFpmInTheFullLane(ApacheAndPhpFpm):
+    """the same with fast_lane = false"""
+
+    lane = "full"
+
+
+class TomcatRequestHeaderExampleInTheFullLane(TomcatRequestHeaderExample):
+    """the same with fast_lane = false"""
+
+    lane = "full"

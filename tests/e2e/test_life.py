@@ -95,11 +95,13 @@ class Caller(threading.Thread):
 class Life(unittest.TestCase):
     """nginx and php-fpm behind it, so that answers can be quick or slow"""
 
+    lane = "fast"
+
     def setUp(self) -> None:
         folder = Stage.folder("Life")
         self.backend = NginxFpm(folder)
         self.addCleanup(self.backend.stop)
-        self.gateway = Stage.gateway(folder, self.backend.port)
+        self.gateway = Stage.gateway(folder, self.backend.port, self.lane)
         self.addCleanup(self.gateway.stop)
         self.alice = self.gateway.log_in("alice")
 
@@ -221,3 +223,9 @@ strip_prefix = "/reload-{number}"
         self.assertEqual(second.returncode, 1, second.stderr)
         self.assertIn(f"127.0.0.1:{self.gateway.port}", second.stderr)
         self.assertEqual(self.status("/required/static"), 200)
+
+
+class LifeInTheFullLane(Life):
+    """the same with fast_lane = false"""
+
+    lane = "full"

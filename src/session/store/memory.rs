@@ -144,25 +144,29 @@ impl Memory {
             .collect()
     }
 
-    /// The sessions of all shards that follow `after`, in the order of their ids.
-    fn follow(&self, query: &Query, after: &str) -> Vec<Record> {
-        let mut records: Vec<Record> = Vec::new();
+    /// The ids in all shards that fit and follow `after`: as many as are asked for and one, the
+    /// first of all among them.
+    fn follow(&self, query: &Query, after: &str) -> Vec<Arc<str>> {
+        let mut sids = Vec::new();
         for shard in &self.shards {
             let shard = lock(shard);
             let rest = shard.sessions.range(Arc::from(after)..).map(|(_, record)| record);
             let rest = rest.filter(|record| *record.sid > *after && query.matches(record));
-            records.extend(rest.take(query.limit + 1).cloned());
+            sids.extend(rest.take(query.limit + 1).map(|record| record.sid.clone()));
         }
-        records
+        sids
     }
 
-    fn of_user(&self, query: &Query, openid: &OpenId, after: &str) -> Vec<Record> {
+    fn of_user(&self, query: &Query, openid: &OpenId, after: &str) -> Vec<Arc<str>> {
         let appids = query.appids.iter();
         let sids = appids.flat_map(|appid| self.sids_of(appid, openid));
-        sids.filter(|sid| **sid > *after)
-            .filter_map(|sid| self.shard(&sid)?.sessions.get(&sid).cloned())
-            .filter(|record| query.matches(record))
-            .collect()
+        let fits = |sid: &Arc<str>| {
+            let shard = self.shard(sid);
+            shard.is_some_and(|shard| {
+                shard.sessions.get(sid).is_some_and(|record| query.matches(record))
+            })
+        };
+        sids.filter(|sid| **sid > *after).filter(fits).collect()
     }
 
     fn shard(&self, sid: &str) -> Option<MutexGuard<'_, Shard>> {
@@ -251,15 +255,16 @@ impl Backend for Memory {
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
         let after = query.cursor.as_deref().unwrap_or_default();
-        let mut records = match &query.openid {
+        let mut sids = match &query.openid {
             Some(openid) => self.of_user(query, openid, after),
             None => self.follow(query, after),
         };
-        records.sort_by(|one, other| one.sid.cmp(&other.sid));
-        let more = records.len() > query.limit;
-        records.truncate(query.limit);
-        let last = records.last().filter(|_| more);
-        Ok(Page { next_cursor: last.map(|record| record.sid.to_string()), records })
+        sids.sort();
+        let more = sids.len() > query.limit;
+        sids.truncate(query.limit);
+        let next_cursor = sids.last().filter(|_| more).map(ToString::to_string);
+        let found = |sid: &Arc<str>| self.shard(sid)?.sessions.get(sid).cloned();
+        Ok(Page { records: sids.iter().filter_map(found).collect(), next_cursor })
     }
 
     async fn jar(&self, sid: &str, upstream: &str) -> Result<Jar, StoreError> {

@@ -75,7 +75,7 @@ class Tap:
 ROUTES = {"required": "/required/", "optional": "/optional/", "public": "/public/"}
 
 
-def configuration(port: int, admin: int, wechat: int, upstream: str, more: str = "") -> str:
+def configuration(port: int, admin: int, wechat: int, upstream: str, lane: str = "fast") -> str:
     """A gateway.toml with one upstream and a route of each kind."""
     routes = "".join(
         f"""
@@ -93,6 +93,7 @@ max_body_bytes = "1GiB"
 [server]
 listen = ["127.0.0.1:{port}"]
 shutdown_grace = "20s"
+fast_lane = {str(lane == "fast").lower()}
 
 [admin]
 listen = "127.0.0.1:{admin}"
@@ -119,7 +120,7 @@ signing_keys = [{{ id = "e2e", secret = {{ file = "signing.key" }} }}]
 [[upstreams]]
 name = "backend"
 servers = ["{upstream}"]
-{routes}{more}"""
+{routes}"""
 
 
 class Gateway(Process):
@@ -128,10 +129,12 @@ class Gateway(Process):
     written: set[Path] = set()
     """Every file that any gateway wrote, for the search for leaks."""
 
-    def __init__(self, folder: Path, wechat: int, sandbox: int, upstream: str) -> None:
+    def __init__(
+        self, folder: Path, wechat: int, sandbox: int, upstream: str, lane: str
+    ) -> None:
         self.port, self.admin, self.sandbox = free_port(), free_port(), sandbox
         folder.mkdir(parents=True)
-        self.base = configuration(self.port, self.admin, wechat, upstream)
+        self.base = configuration(self.port, self.admin, wechat, upstream, lane)
         self.file = folder / "gateway.toml"
         self.write(self.base)
         (folder / "signing.key").write_text(SIGNING_KEY)

@@ -99,13 +99,13 @@ impl Redis {
         let after = query.cursor.as_deref().unwrap_or_default();
         let appids = query.appid.as_ref().map_or(&*query.appids, std::slice::from_ref);
         let sids = self.sids_of(openid, appids).await?;
-        let rest: Vec<_> = sids.into_iter().filter(|sid| **sid > *after).collect();
-        let mut records = self.get(&rest).await?;
+        let mut sids: Vec<_> = sids.into_iter().filter(|sid| **sid > *after).collect();
+        let more = sids.len() > query.limit;
+        sids.truncate(query.limit);
+        let next_cursor = sids.last().filter(|_| more).map(ToString::to_string);
+        let mut records = self.get(&sids).await?;
         records.retain(|record| query.matches(record));
-        let more = records.len() > query.limit;
-        records.truncate(query.limit);
-        let last = records.last().filter(|_| more);
-        Ok(Page { next_cursor: last.map(|record| record.sid.to_string()), records })
+        Ok(Page { records, next_cursor })
     }
 
     /// The ids of a user's sessions with these apps, in order.
