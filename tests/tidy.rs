@@ -28,7 +28,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("upstream", &[]),
     ("sandbox", &[]),
     ("observe", &["config", "secret"]),
-    ("config", &["secret"]),
+    ("config", &["secret", "clock"]),
     ("clock", &[]),
     ("secret", &[]),
 ];
@@ -48,7 +48,7 @@ const SOLE_OWNERS: [(&str, &[&str]); 9] = [
     ("prometheus::", &["src/observe/"]),
     (
         "pingora::proxy",
-        &["src/proxy/full.rs", "src/proxy/answering.rs", "src/proxy/http1.rs", "src/serve/"],
+        &["src/proxy/full.rs", "src/proxy/answering.rs", "src/proxy/gateway.rs", "src/serve/"],
     ),
     (
         ".expose()",

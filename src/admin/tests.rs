@@ -32,7 +32,7 @@ fn view(text: &str, metrics: &Arc<Metrics>) -> View {
     let text = format!("[session]\nstore = \"memory\"\n{text}\n{apps}");
     let loaded = crate::config::parse(Path::new("gateway.toml"), &text, &|_| None);
     let config = loaded.map_err(|problems| problems.to_string()).unwrap().config;
-    let upstreams = Arc::new(Upstreams::build(&config, None, metrics));
+    let upstreams = Arc::new(Upstreams::build(&config, None, metrics).unwrap());
     View { config: Arc::new(config), upstreams }
 }
 

@@ -14,7 +14,7 @@ use crate::config;
 use crate::observe::logger;
 use crate::sandbox::{self, DEMO_APPID, DEMO_SECRET};
 use crate::secret::Secret;
-use crate::serve::{self, Listening, Source};
+use crate::serve::{self, Listening, Source, Start};
 
 /// Addresses of the demo.
 #[derive(clap::Args)]
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Err(problems) => return failed(&problems.to_string()),
     };
     let source = Source { path: "demo".into(), loaded, reread: Box::new(reread) };
-    end(serve::run(source, |listening| introduce(listening, &places)))
+    end(serve::run(source, Start::Fresh, |listening| introduce(listening, &places)))
 }
 
 fn failed(why: &str) -> ExitCode {

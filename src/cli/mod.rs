@@ -31,7 +31,7 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway
-    Run(configuration::Arguments),
+    Run(run::Options),
     /// Load and validate a configuration; print every problem with its place and mend
     Check(configuration::Arguments),
     /// Run gateway, sandbox WeChat and a demo backend in one process; nothing to configure

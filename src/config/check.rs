@@ -11,6 +11,7 @@ mod secrets;
 mod server;
 mod session;
 mod store;
+mod tls;
 mod upstreams;
 
 use std::path::{Path, PathBuf};

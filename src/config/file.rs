@@ -17,7 +17,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use login::{App, Identity, Login, Session, SigningKey};
-pub(super) use routing::{Allow, RateLimit, Route, Upstream, UpstreamServer};
+pub(super) use routing::{
+    Allow, HealthCheck, RateLimit, Route, Upstream, UpstreamServer, UpstreamTls,
+};
 
 use super::AccessFormat;
 use super::source::SecretSource;
@@ -79,6 +81,23 @@ pub(super) struct Server {
     /// Whether plain requests take the fast lane. Off: every request takes the full one, with the
     /// same behaviour and more work.
     pub(super) fast_lane: bool,
+    /// Speaks TLS 1.2 and 1.3 on every address of `listen`, HTTP/2 where the client offers it. The
+    /// files are watched, and a new pair is taken within 2 s without a reload. Default: no TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<ServerTls>,
+}
+
+/// `[server.tls]`
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline, extend("required" = ["cert", "key"]))]
+pub(super) struct ServerTls {
+    /// PEM file of the certificate and its chain, the certificate itself first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cert: Option<PathBuf>,
+    /// PEM file of the private key: RSA, ECDSA or Ed25519.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<PathBuf>,
 }
 
 impl Default for Server {
@@ -93,6 +112,7 @@ impl Default for Server {
             idle_timeout: Period(Duration::from_secs(75)),
             shutdown_grace: Period(Duration::from_secs(30)),
             fast_lane: true,
+            tls: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! `file.rs` holds the shape as written, `check.rs` the rules across keys; this page holds the
 //! result: typed, with every default filled in.
 
+mod certificate;
 mod check;
 mod document;
 mod file;
@@ -24,6 +25,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use certificate::{
+    Certificate, CertificateError, CertificateFile, CertificateFiles, load_certificate, load_chain,
+    load_key,
+};
 pub use load::{Loaded, load, parse};
 pub use problem::Problems;
 pub use redact::redacted;
@@ -83,6 +88,8 @@ pub struct Server {
     /// Whether plain requests take the fast lane. Off: every request the full one, with the same
     /// behaviour and more work.
     pub fast_lane: bool,
+    /// The certificate that clients are shown; `None`: no TLS.
+    pub tls: Option<CertificateFiles>,
 }
 
 /// `[admin]`
@@ -341,6 +348,40 @@ pub struct Upstream {
     pub retries: u32,
     /// Idle connections kept.
     pub keepalive: usize,
+    /// How its servers are asked whether they are well; `None`: they count as well.
+    pub health_check: Option<HealthCheck>,
+    /// How TLS is spoken to its servers; `None`: plain HTTP.
+    pub tls: Option<UpstreamTls>,
+}
+
+/// `health_check` of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HealthCheck {
+    /// Path and query of the GET request; begins with `/`.
+    pub path: String,
+    /// From one request to the next.
+    #[serde(serialize_with = "redact::period")]
+    pub interval: Duration,
+    /// For the connection and the whole head of the answer.
+    #[serde(serialize_with = "redact::period")]
+    pub timeout: Duration,
+    /// Good answers in a row that bring a server back; at least 1.
+    pub healthy: u32,
+    /// Bad answers in a row that take a server out; at least 1.
+    pub unhealthy: u32,
+}
+
+/// `tls` of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UpstreamTls {
+    /// The name that is asked for and checked; `None`: the host of the server's address.
+    pub sni: Option<String>,
+    /// PEM file of the authorities that are believed; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// The certificate that the gateway shows, if any.
+    pub client: Option<CertificateFiles>,
+    /// Whether the server's certificate is checked.
+    pub verify: bool,
 }
 
 /// One server of an upstream.

@@ -59,6 +59,9 @@ pub struct Metrics {
     pub config_reloads: IntCounterVec,
     /// 1 if the last reload was taken, else 0.
     pub config_last_reload_success: IntGauge,
+    /// When the certificate that clients are shown runs out, in seconds since 1970. Not reported
+    /// without TLS.
+    pub tls_certificate_expiry: IntGaugeVec,
     /// Access-log lines that were dropped: the queue was full or the disk refused.
     pub access_log_dropped: IntCounter,
 }
@@ -152,6 +155,11 @@ impl Metrics {
             )?,
             config_last_reload_success: table
                 .gauge("config_last_reload_success", "1 if the last reload was taken, else 0.")?,
+            tls_certificate_expiry: table.gauges(
+                "tls_certificate_expiry_seconds",
+                "When the certificate expires, in seconds since 1970.",
+                &[],
+            )?,
             access_log_dropped: table.counter(
                 "access_log_dropped_total",
                 "Lines dropped: queue full or disk refused.",
@@ -280,6 +288,7 @@ mod tests {
             upstream_retries,
             config_reloads,
             config_last_reload_success,
+            tls_certificate_expiry,
             access_log_dropped,
             wechat_access_token_timestamp,
         } = metrics;
@@ -301,6 +310,7 @@ mod tests {
             Box::new(upstream_retries),
             Box::new(config_reloads),
             Box::new(config_last_reload_success),
+            Box::new(tls_certificate_expiry),
             Box::new(access_log_dropped),
             Box::new(wechat_access_token_timestamp),
         ]

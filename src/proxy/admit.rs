@@ -11,8 +11,7 @@ use super::forward::{self, Forward};
 use super::head::{self, RequestHead};
 use super::rules::Rules;
 use crate::config::{Auth, RateKey};
-use crate::endpoints::Endpoint;
-use crate::endpoints::Refusal;
+use crate::endpoints::{self, Answer, Endpoint, Refusal};
 use crate::observe::AuthResult;
 use crate::route::path::normalise;
 use crate::route::policy::{Caller, Verdict};
@@ -44,6 +43,34 @@ pub(crate) struct OwnRequest {
     pub(crate) content_type: Option<String>,
     /// `Referer` as written: names the mini program.
     pub(crate) referer: Option<String>,
+}
+
+impl OwnRequest {
+    /// Has the endpoint answer, now that the body was read.
+    pub(crate) async fn answer(
+        &self,
+        rules: &Rules,
+        exchange: &mut Exchange,
+        body: &[u8],
+    ) -> Answer {
+        exchange.bytes_in = body.len() as u64;
+        let request = endpoints::Request {
+            content_type: self.content_type.as_deref(),
+            referer: self.referer.as_deref(),
+            token: self.token.as_deref(),
+            client: exchange.client,
+            body,
+            request_id: &exchange.request_id,
+        };
+        let answer = rules.endpoints.answer(self.endpoint, request).await;
+        if let Some(auth) = answer.auth {
+            exchange.decided(auth);
+        }
+        if let Some(openid) = &answer.openid {
+            exchange.is_by(openid.as_str());
+        }
+        answer
+    }
 }
 
 /// Decides about a request that came from `peer`, and begins its account.

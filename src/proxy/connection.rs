@@ -9,7 +9,6 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -21,11 +20,11 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::alarm::{Alarm, Patience};
 use super::chunked::ChunkedEnd;
+use super::socket::Socket;
 
 /// Most bytes that are read ahead of what the current request may have.
 const READ_AHEAD: usize = 16 * 1024;
@@ -45,9 +44,9 @@ pub(crate) enum Window {
     Open,
 }
 
-/// A client's connection over TCP.
+/// A client's connection.
 pub(crate) struct Connection {
-    socket: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
     /// Bytes that were read from the socket and not yet handed out.
     ahead: BytesMut,
@@ -68,12 +67,8 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// Takes an accepted socket.
-    pub(crate) fn new(socket: TcpStream, peer: SocketAddr) -> Self {
-        // Answers are written whole, so waiting for more to send only delays them.
-        if let Err(error) = socket.set_nodelay(true) {
-            log::debug!("TCP_NODELAY could not be set: {error}");
-        }
-        let digest = Arc::new(SocketDigest::from_raw_fd(socket.as_raw_fd()));
+    pub(crate) fn new(socket: Socket, peer: SocketAddr) -> Self {
+        let digest = Arc::new(SocketDigest::from_raw_fd(socket.fd()));
         Self {
             socket,
             peer,
@@ -89,6 +84,11 @@ impl Connection {
     /// Who connected: the socket's address, not what a header says.
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// The scheme of its requests.
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.socket.scheme()
     }
 
     /// What was read from the socket and belongs to no request yet.
@@ -124,6 +124,11 @@ impl Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    /// Ready when everything of [`Connection::poll_write_now`] is with the system.
+    pub(crate) fn poll_flush_now(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
     }
 
     /// Whether the client has nothing more to say: it closed its end, or the connection broke.
@@ -323,7 +328,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_flush_behind(context)
+        let this = self.get_mut();
+        ready!(this.poll_flush_behind(context))?;
+        // What TLS still holds.
+        Pin::new(&mut this.socket).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -348,7 +356,7 @@ impl Shutdown for Connection {
 
 impl UniqueID for Connection {
     fn id(&self) -> UniqueIDType {
-        self.socket.as_raw_fd()
+        self.socket.fd()
     }
 }
 

@@ -2,7 +2,7 @@
 //! decided; nothing is decided here but what can only be known once the upstream was asked.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,6 +34,24 @@ pub(crate) struct Admitted {
     pub(crate) exchange: Exchange,
     /// Closes its connection.
     pub(crate) cut: Cut,
+}
+
+/// An admitted request within its own head, on its way to Pingora: an HTTP/2 stream has no other
+/// place for it. The head is cloned for each attempt, and so the request is taken out of it first.
+#[derive(Clone)]
+struct Within(Arc<Mutex<Option<Admitted>>>);
+
+impl Admitted {
+    /// Puts it into the head that Pingora will be given.
+    pub(crate) fn hand_over(self, head: &mut RequestHeader) {
+        head.extensions_mut().insert(Within(Arc::new(Mutex::new(Some(self)))));
+    }
+
+    fn taken_out_of(head: &mut RequestHeader) -> Option<Self> {
+        let Within(admitted) = head.extensions_mut().remove()?;
+        let mut admitted = admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        admitted.take()
+    }
 }
 
 /// What the phases of one request share.
@@ -102,8 +120,11 @@ impl ProxyHttp for FullLane {
     }
 
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
-        let websocket = passage.forward()?.websocket;
         let request = session.req_header_mut();
+        if passage.admitted.is_none() {
+            passage.admitted = Admitted::taken_out_of(request);
+        }
+        let websocket = passage.forward()?.websocket;
         // What `Connection` names was read by `admit`; Pingora would refuse some of it. An
         // `Upgrade` to anything but WebSocket is a wish that need not be granted.
         request.remove_header(&http::header::CONNECTION);
@@ -129,10 +150,8 @@ impl ProxyHttp for FullLane {
         let Ok(picked) = upstream.pick(key, &passage.tried) else {
             return Err(passage.refuse(Refusal::UpstreamUnavailable));
         };
-        let mut peer = HttpPeer::new(picked.address, false, String::new());
+        let mut peer = upstream.peer(picked.server.name(), picked.address);
         let options = &mut peer.options;
-        options.connection_timeout = Some(upstream.config.connect_timeout);
-        options.total_connection_timeout = Some(upstream.config.connect_timeout);
         options.read_timeout = Some(upstream.config.read_timeout);
         options.write_timeout = Some(upstream.config.write_timeout);
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
@@ -365,6 +384,10 @@ fn may_try_again(passage: &Passage) -> bool {
 
 /// Scrubs the client's headers and writes the gateway's. Runs once per attempt, on a fresh copy.
 fn rewrite(request: &mut RequestHeader, forward: &Forward) -> Result<()> {
+    // Without the spellings nothing below would be looked at, and everything would pass.
+    if !request.has_case() {
+        return Err(not_admitted());
+    }
     let mut changed = Vec::new();
     let mut kept = Vec::new();
     for (name, value) in request.case_header_iter() {

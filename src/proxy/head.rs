@@ -18,9 +18,9 @@ use super::drain::Drain;
 use crate::endpoints::Refusal;
 
 /// Longest request line: method, target and version.
-const MAX_REQUEST_LINE: usize = 8 * 1024;
+pub(crate) const MAX_REQUEST_LINE: usize = 8 * 1024;
 /// Most header lines of a request.
-const MAX_HEADERS: usize = 100;
+pub(crate) const MAX_HEADERS: usize = 100;
 /// Longest method that anything registered has (UPDATEREDIRECTREF), and some room.
 const MAX_METHOD: usize = 24;
 
@@ -139,7 +139,7 @@ pub(crate) async fn read_head(
 
 /// A connection that stands idle while the process drains is closed, but not at once: a request
 /// may be on its way already, and would be lost.
-const LAST_CALL: Duration = Duration::from_millis(500);
+pub(crate) const LAST_CALL: Duration = Duration::from_millis(500);
 
 async fn first_byte(
     connection: &mut Connection,
@@ -329,7 +329,11 @@ pub(crate) fn is_authority(text: &str) -> bool {
 
 /// The target as path and query (RFC 9112 section 3.2): an absolute form is taken if it names the
 /// host that the request is for.
-fn origin_form<'a>(method: &str, target: &'a str, host: &str) -> Result<&'a str, Refusal> {
+pub(crate) fn origin_form<'a>(
+    method: &str,
+    target: &'a str,
+    host: &str,
+) -> Result<&'a str, Refusal> {
     // RFC 3986 knows none of these in a target; parsers behind us read them in different ways.
     let is_foreign = |byte: u8| byte <= b' ' || byte == 0x7f || b"#\"<>`".contains(&byte);
     if target.bytes().any(is_foreign) {

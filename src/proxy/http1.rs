@@ -1,18 +1,12 @@
 //! An HTTP/1 connection from its first byte to its last: read a head, have it admitted, carry the
 //! decision out, and begin again.
 
-use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
-use pingora::proxy::HttpProxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::admit::{Decision, OwnRequest, admit};
@@ -23,28 +17,13 @@ use super::connection::{Connection, Window};
 use super::drain::Drain;
 use super::exchange::Exchange;
 use super::fast;
-use super::full::{Admitted, FullLane};
+use super::forward::Forward;
+use super::full::Admitted;
+use super::gateway::Gateway;
 use super::head::{NoHead, RequestHead, read_head, with_head};
 use super::rules::Rules;
 use super::upgrade::Cut;
-use crate::endpoints;
 use crate::endpoints::{Answer, Refusal};
-
-/// What every connection of the client listener shares.
-pub struct Gateway {
-    /// The rules in force; a reload swaps them.
-    pub rules: ArcSwap<Rules>,
-    /// Carries out what is forwarded.
-    pub full: Arc<HttpProxy<FullLane>>,
-    /// Turns true when the process drains: then no connection waits for another request.
-    pub draining: watch::Receiver<bool>,
-}
-
-impl fmt::Debug for Gateway {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Gateway").finish_non_exhaustive()
-    }
-}
 
 /// How a request left its connection.
 enum Left {
@@ -62,8 +41,7 @@ struct Asked {
 }
 
 /// Serves a connection until it is closed.
-pub async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr) {
-    let mut connection = Connection::new(socket, peer);
+pub(super) async fn serve(gateway: Arc<Gateway>, mut connection: Connection) {
     let mut drain = Drain::listen(gateway.draining.clone());
     loop {
         let limits = gateway.rules.load().head_limits();
@@ -84,7 +62,7 @@ async fn one_request(
     mut connection: Connection,
     head: Result<usize, NoHead>,
 ) -> Left {
-    let peer = Peer { address: connection.peer().ip(), scheme: "http" };
+    let peer = Peer { address: connection.peer().ip(), scheme: connection.scheme() };
     let (plan, length) = match head {
         Ok(length) => {
             let bytes = connection.ahead().get(..length).unwrap_or_default();
@@ -139,7 +117,7 @@ impl Plan {
             return Self::Answer(Asked::of(head, after), window, exchange, decision);
         };
         match fast::body_length(head, window, length) {
-            Some(body) if rules.config.server.fast_lane => {
+            Some(body) if rules.config.server.fast_lane && !speaks_tls(rules, &forward) => {
                 Self::Fast(fast::Order::take(head, body, forward, exchange, after))
             }
             Some(_) | None => {
@@ -169,6 +147,14 @@ impl Asked {
             after,
         }
     }
+}
+
+/// Whether the request goes to its backend within TLS, which only the full lane speaks.
+fn speaks_tls(rules: &Rules, forward: &Forward) -> bool {
+    rules
+        .upstreams
+        .get(forward.route.upstream)
+        .is_some_and(|upstream| upstream.config.tls.is_some())
 }
 
 /// The window of what follows the head.
@@ -297,23 +283,7 @@ async fn own_answer(
         Ok(body) => body,
         Err(refusal) => return refusal.into_answer(&exchange.request_id),
     };
-    exchange.bytes_in = body.len() as u64;
-    let request = endpoints::Request {
-        content_type: own.content_type.as_deref(),
-        referer: own.referer.as_deref(),
-        token: own.token.as_deref(),
-        client: exchange.client,
-        body: &body,
-        request_id: &exchange.request_id,
-    };
-    let answer = rules.endpoints.answer(own.endpoint, request).await;
-    if let Some(auth) = answer.auth {
-        exchange.decided(auth);
-    }
-    if let Some(openid) = &answer.openid {
-        exchange.is_by(openid.as_str());
-    }
-    answer
+    own.answer(rules, exchange, &body).await
 }
 
 /// Reads a small body whole.

@@ -1,7 +1,9 @@
 //! The life of a request, from the first byte of its head to the line in the access log.
 //!
-//! `http1.rs` reads a head (`head.rs`, `connection.rs`), has it admitted (`admit.rs`) and carries
-//! the decision out: by an answer of our own, through the fast lane (`fast/`) or the full one (`full.rs`).
+//! `gateway.rs` takes a connection (`socket.rs`: plain or TLS). `http1.rs` reads a head (`head.rs`,
+//! `connection.rs`), has it admitted (`admit.rs`) and carries the decision out: by an answer of our
+//! own, through the fast lane (`fast/`) or the full one (`full.rs`). `http2.rs` does the same for
+//! each stream, without the fast lane.
 
 mod admit;
 mod alarm;
@@ -16,12 +18,16 @@ mod exchange;
 mod fast;
 mod forward;
 mod full;
+mod gateway;
 mod head;
 mod http1;
+mod http2;
+mod http2_head;
 mod reject;
 mod rules;
+mod socket;
 mod upgrade;
 
 pub use full::FullLane;
-pub use http1::{Gateway, serve};
+pub use gateway::{Gateway, serve};
 pub use rules::{Counts, Rules};

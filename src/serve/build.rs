@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::ServeError;
+use super::tls::{self, Shown};
 use crate::admin::View;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -32,6 +33,8 @@ pub(crate) struct Lasting {
     pub(crate) clock: Clock,
     user_hash: UserHash,
     lists: Arc<Lists>,
+    /// The certificate that clients are shown; `None`: no TLS.
+    pub(crate) certificate: Option<Arc<Shown>>,
 }
 
 /// The rooms of one configuration.
@@ -65,6 +68,8 @@ impl Lasting {
         let sessions =
             Sessions::new(&config.session, &config.apps, clock.clone(), Arc::clone(&metrics))
                 .map_err(refused("sessions"))?;
+        let tls = config.server.tls.as_ref();
+        let certificate = tls.map(|files| Shown::load(files, &metrics)).transpose()?;
         let key: [u8; 32] = rand::random();
         Ok(Self {
             metrics,
@@ -73,12 +78,16 @@ impl Lasting {
             clock,
             user_hash: UserHash::new(&key),
             lists: Arc::new(Lists::new()),
+            certificate,
         })
     }
 
     /// Begins what goes on in the background for as long as the process lives.
     pub(crate) fn watch(&self) {
         tokio::spawn(Arc::clone(&self.lists).watch());
+        if let Some(certificate) = &self.certificate {
+            tokio::spawn(Arc::clone(certificate).watch());
+        }
         let sessions = Arc::clone(&self.sessions);
         tokio::spawn(async move { sessions.run().await });
     }
@@ -101,8 +110,9 @@ impl Built {
         };
         let wechat = wechat.map_err(refused("wechat"))?;
         let old = previous.map(|previous| &*previous.rules);
-        let upstreams =
-            Arc::new(Upstreams::build(&config, old.map(|old| &*old.upstreams), metrics));
+        let upstreams = Upstreams::build(&config, old.map(|old| &*old.upstreams), metrics)
+            .map(Arc::new)
+            .map_err(refused("tls"))?;
         // Names are looked up before the first request is, so that a start is a start.
         upstreams.resolve().await;
         let endpoints = Endpoints::new(
@@ -138,12 +148,17 @@ impl Built {
     }
 
     /// What connections share.
-    pub(crate) fn gateway(&self, draining: watch::Receiver<bool>) -> Gateway {
-        Gateway {
+    pub(crate) fn gateway(
+        &self,
+        lasting: &Lasting,
+        draining: watch::Receiver<bool>,
+    ) -> Result<Gateway, ServeError> {
+        Ok(Gateway {
             rules: ArcSwap::from(Arc::clone(&self.rules)),
             full: Arc::new(full_lane(&self.rules.config)),
+            tls: lasting.certificate.as_ref().map(tls::acceptor).transpose()?,
             draining,
-        }
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sockets: bound before anything is said to be ready, accepted in one place, given to the workers
 //! in turn.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -9,6 +9,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::handover::Named;
 use super::workers::Workers;
 use super::{Listening, ServeError};
 use crate::config::Config;
@@ -19,8 +20,8 @@ const BACKLOG: u32 = 4096;
 /// Every socket that listens.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    clients: Vec<(TcpListener, SocketAddr)>,
-    admin: (TcpListener, SocketAddr),
+    clients: Vec<Named>,
+    admin: Named,
 }
 
 /// The accept loops.
@@ -30,32 +31,57 @@ pub(crate) struct Accepting(Vec<(oneshot::Sender<()>, JoinHandle<()>)>);
 impl Listeners {
     /// Binds every address, or none.
     pub(crate) fn bind(config: &Config) -> Result<Self, ServeError> {
-        let clients = config.server.listen.iter().map(|address| bind(*address));
-        Ok(Self { clients: clients.collect::<Result<_, _>>()?, admin: bind(config.admin.listen)? })
+        Self::bind_or_adopt(config, Vec::new())
+    }
+
+    /// Takes those of `inherited` that the configuration names, the admin listener first, and
+    /// binds what is missing. What it does not name is closed.
+    pub(crate) fn bind_or_adopt(
+        config: &Config,
+        mut inherited: Vec<Named>,
+    ) -> Result<Self, ServeError> {
+        let is_admin =
+            inherited.first().is_some_and(|socket| socket.written == config.admin.listen);
+        let admin = if is_admin { inherited.remove(0) } else { bind(config.admin.listen)? };
+        let clients = config.server.listen.iter().map(|address| {
+            match inherited.iter().position(|socket| socket.written == *address) {
+                Some(at) => Ok(inherited.remove(at)),
+                None => bind(*address),
+            }
+        });
+        Ok(Self { clients: clients.collect::<Result<_, _>>()?, admin })
     }
 
     /// The addresses, with the ports that the system chose.
-    pub(crate) fn listening(&self) -> Listening {
-        Listening {
-            clients: self.clients.iter().map(|(_, address)| *address).collect(),
-            admin: self.admin.1,
-        }
+    pub(crate) fn listening(&self) -> Result<Listening, ServeError> {
+        let address = |socket: &Named| {
+            socket.listener.local_addr().map_err(ServeError::system("a listener's address"))
+        };
+        let clients = self.clients.iter().map(address).collect::<Result<_, _>>()?;
+        Ok(Listening { clients, admin: address(&self.admin)? })
+    }
+
+    /// The same sockets once more, to be handed to the next process; the admin listener first.
+    pub(crate) fn spare(&self) -> Result<Vec<Named>, ServeError> {
+        let all = std::iter::once(&self.admin).chain(&self.clients);
+        all.map(Named::again)
+            .collect::<Result<_, _>>()
+            .map_err(ServeError::system("a listener once more"))
     }
 
     /// The operator's listener, for the admin room.
     pub(crate) fn admin(&self) -> Result<tokio::net::TcpListener, ServeError> {
         self.admin
-            .0
-            .try_clone()
-            .and_then(tokio::net::TcpListener::from_std)
+            .again()
+            .and_then(|socket| tokio::net::TcpListener::from_std(socket.listener))
             .map_err(ServeError::system("the admin listener"))
     }
 
     /// Begins to accept.
     pub(crate) fn accept(self, workers: &Workers) -> Result<Accepting, ServeError> {
         let mut accepting = Accepting(Vec::new());
-        for (listener, _) in self.clients {
-            let listener = tokio::net::TcpListener::from_std(listener)
+        for socket in self.clients {
+            let listener = tokio::net::TcpListener::from_std(socket.listener)
                 .map_err(ServeError::system("a listener"))?;
             let (stop, stopped) = oneshot::channel();
             let task = tokio::spawn(accept(listener, workers.queues(), stopped));
@@ -76,7 +102,7 @@ impl Accepting {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+fn bind(address: SocketAddr) -> Result<Named, ServeError> {
     let bind = || {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -86,8 +112,7 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?.into_std()?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
+        Ok(Named { written: address, listener })
     };
     bind().map_err(|cause| ServeError::Listen { address, cause })
 }

@@ -2,23 +2,28 @@
 
 mod build;
 mod drain;
+mod handover;
 mod listen;
 mod reload;
+mod signals;
+mod tls;
 mod workers;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use sd_notify::NotifyState;
 use tokio::sync::watch;
 
 use crate::admin::{self, Admin};
-use crate::config::Loaded;
+use crate::config::{Config, Loaded};
 use build::{Built, Lasting};
+use handover::Predecessor;
 use listen::Listeners;
 use reload::Reloader;
+use signals::{Signals, Told};
 use workers::Workers;
 
 pub use reload::Reread;
@@ -81,31 +86,48 @@ pub struct Source {
     pub reread: Reread,
 }
 
+/// Where the listening sockets come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// They are bound.
+    Fresh,
+    /// A running gateway of the same configuration hands them over; what it does not have is bound.
+    Upgrade,
+}
+
 /// Runs the gateway until a signal ends it. `ready` is called once, when every socket listens.
 ///
 /// # Errors
-/// [`ServeError`] when it could not start; nothing listens then.
-pub fn run(source: Source, ready: impl FnOnce(&Listening)) -> Result<Ended, ServeError> {
+/// [`ServeError`] when it could not start; nothing listens then, or the gateway that was to be
+/// replaced goes on.
+pub fn run(
+    source: Source,
+    start: Start,
+    ready: impl FnOnce(&Listening),
+) -> Result<Ended, ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ServeError::system("a runtime"))?;
-    runtime.block_on(control(source, ready))
+    runtime.block_on(control(source, start, ready))
 }
 
-async fn control(source: Source, ready: impl FnOnce(&Listening)) -> Result<Ended, ServeError> {
+async fn control(
+    source: Source,
+    start: Start,
+    ready: impl FnOnce(&Listening),
+) -> Result<Ended, ServeError> {
     // Signals are taken before anything listens, so that none finds the process half made.
-    let mut hangup = take_signal(SignalKind::hangup())?;
-    let mut signals = Endings::new()?;
+    let mut signals = Signals::take()?;
     let config = source.loaded.config;
     let grace = config.server.shutdown_grace;
     let lasting = Lasting::build(&config)?;
     let built = Built::from(config, &lasting, None).await?;
     let config = Arc::clone(&built.rules.config);
-    let listeners = Listeners::bind(&config)?;
-    let listening = listeners.listening();
+    let (listeners, predecessor) = listen(&config, &source.path, start).await?;
+    let (listening, spare) = (listeners.listening()?, listeners.spare()?);
     let (drain, draining) = watch::channel(false);
-    let gateway = Arc::new(built.gateway(draining.clone()));
+    let gateway = Arc::new(built.gateway(&lasting, draining.clone())?);
     let workers = Workers::start(config.server.threads, &gateway)?;
     lasting.watch();
     let admin = Arc::new(Admin {
@@ -118,12 +140,14 @@ async fn control(source: Source, ready: impl FnOnce(&Listening)) -> Result<Ended
     let accepting = listeners.accept(&workers)?;
     report(&listening);
     ready(&listening);
+    if let Some(predecessor) = predecessor {
+        predecessor.may_stop().await;
+    }
+    let place = source.path.clone();
     let mut reloader = Reloader::new(source.path, source.reread, lasting, built, gateway, admin);
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => reloader.reload().await,
-            () = signals.end() => break,
-        }
+    if signals.obey(&mut reloader, &place, spare).await == Told::HandedOver {
+        // Whoever asks now is answered by the new process.
+        admin_task.abort();
     }
     log::info!("draining: requests in flight are finished, for at most {grace:?}");
     drain.send_replace(true);
@@ -138,39 +162,34 @@ async fn control(source: Source, ready: impl FnOnce(&Listening)) -> Result<Ended
     Ok(ended)
 }
 
+async fn listen(
+    config: &Config,
+    path: &Path,
+    start: Start,
+) -> Result<(Listeners, Option<Predecessor>), ServeError> {
+    match start {
+        Start::Fresh => Ok((Listeners::bind(config)?, None)),
+        Start::Upgrade => {
+            let (sockets, predecessor) = async {
+                let place = handover::meeting_place(path)?;
+                log::info!("waiting for the running gateway to hand its sockets over");
+                handover::take_over(&place).await
+            }
+            .await
+            .map_err(|error| ServeError::Build(format!("upgrade: {error}")))?;
+            Ok((Listeners::bind_or_adopt(config, sockets)?, Some(predecessor)))
+        }
+    }
+}
+
 fn report(listening: &Listening) {
     for address in &listening.clients {
         log::info!("listening on {address}");
     }
     log::info!("admin listening on {}", listening.admin);
-    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+    // After an upgrade the service has a new main process.
+    let states = [NotifyState::MainPid(std::process::id()), NotifyState::Ready];
+    if let Err(error) = sd_notify::notify(false, &states) {
         log::debug!("systemd was not told: {error}");
-    }
-}
-
-fn take_signal(kind: SignalKind) -> Result<Signal, ServeError> {
-    signal(kind).map_err(ServeError::system("a signal"))
-}
-
-/// The signals that end the process.
-struct Endings {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Endings {
-    fn new() -> Result<Self, ServeError> {
-        Ok(Self {
-            terminate: take_signal(SignalKind::terminate())?,
-            interrupt: take_signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Until the process is told to end.
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::build::{Built, Lasting};
+use super::tls;
 use crate::admin::Admin;
 use crate::config::{Config, Loaded, Problems, Store};
 use crate::proxy::Gateway;
@@ -71,11 +72,16 @@ impl Reloader {
             .await
             .map_err(|error| error.to_string())?;
         let config = &built.rules.config;
+        let certificate = config.server.tls.as_ref().map(tls::read).transpose()?;
         // The last step that can fail, and it changes nothing if it does.
         self.lasting
             .sessions
             .reload(&config.session, &config.apps)
             .map_err(|error| error.to_string())?;
+        let files = config.server.tls.as_ref().zip(certificate.as_ref());
+        if let (Some(shown), Some((files, certificate))) = (&self.lasting.certificate, files) {
+            shown.show(files, certificate);
+        }
         self.gateway.rules.store(Arc::clone(&built.rules));
         self.admin.view.store(Arc::new(built.view()));
         self.built = built;
@@ -94,6 +100,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("server.listen", old.server.listen != new.server.listen),
         ("server.threads", old.server.threads != new.server.threads),
+        ("server.tls", old.server.tls.is_some() != new.server.tls.is_some()),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("session.store", shown(&old.session.store) != shown(&new.session.store)),
         ("log.access", old.log.access != new.log.access),

@@ -1,23 +1,30 @@
 //! Where a request is sent: which server of an upstream, at which address.
 
 mod balance;
+mod health;
 mod resolve;
 mod server;
+mod tls;
+mod verdict;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use balance::{Balancer, Member};
+use pingora::upstreams::peer::HttpPeer;
 use resolve::{Name, Resolver};
 pub use server::Server;
 use server::{Millis, Taken};
+pub use tls::BadFile;
+use tls::Tls;
 
 use crate::config;
 use crate::observe::Metrics;
 
-/// No server of the upstream has an address: its names are unknown to the name server.
+/// No server of the upstream has an address (its names are unknown to the name server) that is
+/// well by its health check.
 #[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
-#[error("no server of the upstream has an address")]
+#[error("no server of the upstream has an address that is well")]
 pub struct NoServer;
 
 /// What a server is chosen by.
@@ -44,14 +51,22 @@ impl Upstreams {
     ///
     /// Names are not looked up yet: [`Upstreams::resolve`] does that once,
     /// [`Upstreams::watch`] from then on.
-    pub fn build(config: &config::Config, previous: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
+    ///
+    /// # Errors
+    /// [`BadFile`], if a file of an upstream's `tls` cannot be used.
+    pub fn build(
+        config: &config::Config,
+        previous: Option<&Self>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, BadFile> {
         let build = |upstream: &config::Upstream| {
-            Arc::new(Upstream::build(upstream.clone(), previous, metrics))
+            Upstream::build(upstream.clone(), previous, metrics).map(Arc::new)
         };
-        let list: Vec<Arc<Upstream>> = config.upstreams.iter().map(build).collect();
+        let list: Vec<Arc<Upstream>> =
+            config.upstreams.iter().map(build).collect::<Result<_, _>>()?;
         let servers = list.iter().flat_map(|upstream| &upstream.members);
         let names = servers.filter_map(|member| Name::of(&member.server)).collect();
-        Self { list, names, resolver: Resolver::of_the_system() }
+        Ok(Self { list, names, resolver: Resolver::of_the_system() })
     }
 
     /// The upstream at this position of [`config::Config::upstreams`].
@@ -74,10 +89,15 @@ impl Upstreams {
     }
 
     /// Looks every host name up again as its records expire, and at once when the system's
-    /// `hosts` or `resolv.conf` changes. The future is to be spawned; it ends by itself when
-    /// these upstreams are dropped, so that each reload spawns its own.
+    /// `hosts` or `resolv.conf` changes; and asks every server that has a health check. The future
+    /// is to be spawned; it ends by itself when these upstreams are dropped, so that each reload
+    /// spawns its own.
     pub fn watch(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
-        resolve::watch(Arc::downgrade(self), self.names.len())
+        let names = resolve::watch(Arc::downgrade(self), self.names.len());
+        let health = health::watch(self);
+        async {
+            futures_util::future::join(names, health).await;
+        }
     }
 
     fn server(&self, upstream: &str, address: &str) -> Option<&Arc<Server>> {
@@ -94,6 +114,7 @@ pub struct Upstream {
     pub config: config::Upstream,
     members: Vec<Member>,
     balancer: Balancer,
+    tls: Option<Tls>,
 }
 
 impl Upstream {
@@ -101,7 +122,8 @@ impl Upstream {
         config: config::Upstream,
         previous: Option<&Upstreams>,
         metrics: &Arc<Metrics>,
-    ) -> Self {
+    ) -> Result<Self, BadFile> {
+        let tls = config.tls.as_ref().map(|tls| Tls::load(&config.name, tls)).transpose()?;
         let member = |server: &config::UpstreamServer| {
             let known = previous.and_then(|old| old.server(&config.name, &server.address));
             let server_of_today = known.cloned().unwrap_or_else(|| {
@@ -110,23 +132,38 @@ impl Upstream {
                 let metrics = Arc::clone(metrics);
                 Arc::new(Server::new(&config.name, &server.address, addresses, metrics))
             });
+            if config.health_check.is_none() {
+                server_of_today.is_not_checked();
+            }
             Member::new(server_of_today, server.weight)
         };
         let members: Vec<Member> = config.servers.iter().map(member).collect();
         let balancer = Balancer::new(config.balance, &members);
-        Self { config, members, balancer }
+        Ok(Self { config, members, balancer, tls })
+    }
+
+    /// How Pingora connects to `address` of a server of this upstream; without its time-outs of a
+    /// request.
+    pub fn peer(&self, server: &str, address: SocketAddr) -> HttpPeer {
+        let mut peer = match &self.tls {
+            None => HttpPeer::new(address, false, String::new()),
+            Some(tls) => tls.peer(server, address),
+        };
+        peer.options.connection_timeout = Some(self.config.connect_timeout);
+        peer.options.total_connection_timeout = Some(self.config.connect_timeout);
+        peer
     }
 
     /// Picks a server and one of its addresses. `tried` holds the [`Picked::index`] of the
     /// earlier attempts of the same request: those are passed over while another server takes
     /// connections.
     ///
-    /// When no server takes connections the one that failed the longest time ago is tried all
+    /// When no server takes connections the one of the well ones that failed the longest time ago is tried all
     /// the same: it may be back, and the first request after that must not wait for a rest to
     /// end.
     ///
     /// # Errors
-    /// [`NoServer`] if no server has an address.
+    /// [`NoServer`] if no server has an address, or none is well.
     pub fn pick(&self, key: PickKey<'_>, tried: &[usize]) -> Result<Picked, NoServer> {
         self.pick_at(&key, tried, server::now())
     }
@@ -177,9 +214,10 @@ impl Upstream {
     }
 
     /// Whether a request can be sent anywhere at all: `false` only while no server has an
-    /// address. Refused connections do not count; only a health check may call a server down.
+    /// address that is well. Refused connections do not count; only a health check may call a
+    /// server down.
     pub fn is_up(&self) -> bool {
-        self.members.iter().any(|member| member.server.has_address())
+        self.members.iter().any(|member| member.server.may_be_asked())
     }
 }
 

@@ -64,7 +64,7 @@ impl Name {
     }
 
     pub(super) fn is_known(&self) -> bool {
-        self.server.has_address()
+        !self.server.addresses().is_empty()
     }
 
     /// Looks the name up and gives the server what was found. Tells how long to wait before the

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use crate::observe::IntGauge;
 use arc_swap::ArcSwap;
 
+use super::health::Ill;
+use super::verdict::{Health, Turn};
+use crate::config::HealthCheck;
 use crate::observe::{Metrics, ServerMetrics};
 
 /// Failed connections in a row after which an address rests. One alone may be a lost packet or
@@ -109,14 +112,52 @@ impl Server {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether its name has been found, if it is a name.
-    pub(super) fn has_address(&self) -> bool {
-        !self.addresses.load().is_empty()
+    /// Whether its name has been found, if it is a name, and one of its addresses is well.
+    pub(super) fn may_be_asked(&self) -> bool {
+        self.addresses.load().iter().any(|address| !address.is_ill())
+    }
+
+    /// Takes the answer of a health check down; `check` says how many in a row make a verdict. The
+    /// very first makes one alone.
+    pub(super) fn judge(&self, socket: SocketAddr, answer: Result<(), Ill>, check: &HealthCheck) {
+        let addresses = self.addresses.load();
+        let Some(address) = addresses.iter().find(|address| address.socket == socket) else {
+            return;
+        };
+        let (upstream, name) = (&self.upstream, &self.name);
+        match answer {
+            Ok(()) => {
+                if address.health.good(check.healthy) == Turn::Turned {
+                    log::info!("upstream {upstream}: {name} ({socket}) is well");
+                }
+                // It takes connections, so whatever rest it had is over.
+                address.connected();
+            }
+            Err(ill) => {
+                if address.health.bad(check.unhealthy) == Turn::Turned {
+                    log::warn!(
+                        "upstream {upstream}: {name} ({socket}) is not well: {ill}; it gets no \
+                         requests until it is"
+                    );
+                }
+            }
+        }
+        self.tell_metrics();
+    }
+
+    /// No health check tells of it any more, so that it counts as well.
+    pub(super) fn is_not_checked(&self) {
+        for address in self.addresses.load().iter() {
+            address.health.forget();
+        }
+        self.tell_metrics();
     }
 
     /// Whether one of its addresses takes connections, or may be tried again.
     pub(super) fn is_available(&self, now: Millis) -> bool {
-        self.addresses.load().iter().any(|address| address.state(now) != State::Resting)
+        let takes =
+            |address: &Arc<Address>| !address.is_ill() && address.state(now) != State::Resting;
+        self.addresses.load().iter().any(takes)
     }
 
     /// The next address in turn that is available.
@@ -127,15 +168,18 @@ impl Server {
         in_turn.into_iter().find_map(|address| Address::take(address, now))
     }
 
-    /// When its least recently failed address failed; `None` without any address.
+    /// When its least recently failed address failed; `None` without any that is well.
     pub(super) fn least_recent_failure(&self) -> Option<Millis> {
-        self.addresses.load().iter().map(|address| address.failed_at()).min()
+        let addresses = self.addresses.load();
+        let well = addresses.iter().filter(|address| !address.is_ill());
+        well.map(|address| address.failed_at()).min()
     }
 
     /// The address that failed the longest time ago, resting or not.
     pub(super) fn take_least_recently_failed(&self) -> Option<Taken> {
         let addresses = self.addresses.load();
-        let address = addresses.iter().min_by_key(|address| address.failed_at())?;
+        let well = addresses.iter().filter(|address| !address.is_ill());
+        let address = well.min_by_key(|address| address.failed_at())?;
         Some(Taken { address: Arc::clone(address), trial: Trial::No })
     }
 
@@ -187,7 +231,8 @@ impl Server {
     }
 
     fn tell_metrics(&self) {
-        let up = self.addresses.load().iter().any(|address| !address.has_rest());
+        let up =
+            self.addresses.load().iter().any(|address| !address.has_rest() && !address.is_ill());
         self.up.set(up.into());
     }
 }
@@ -237,6 +282,8 @@ struct Address {
     failed_at: AtomicU64,
     /// When its rest is over; 0: it has none.
     rests_until: AtomicU64,
+    /// What the health check says of it.
+    health: Health,
 }
 
 impl Address {
@@ -246,7 +293,12 @@ impl Address {
             failures: AtomicU32::new(0),
             failed_at: AtomicU64::new(0),
             rests_until: AtomicU64::new(0),
+            health: Health::default(),
         }
+    }
+
+    fn is_ill(&self) -> bool {
+        self.health.is_ill()
     }
 
     fn failed_at(&self) -> Millis {
@@ -266,6 +318,9 @@ impl Address {
     }
 
     fn take(this: &Arc<Self>, now: Millis) -> Option<Taken> {
+        if this.is_ill() {
+            return None;
+        }
         let trial = match this.state(now) {
             State::InUse => Trial::No,
             State::Rested if this.claim_trial(now) => Trial::Yes,

@@ -23,12 +23,14 @@ fn written(name: &str, servers: &[&str], balance: config::Balance) -> config::Up
         write_timeout: second,
         retries: 1,
         keepalive: 1,
+        health_check: None,
+        tls: None,
     }
 }
 
 fn upstream(servers: &[&str], balance: config::Balance) -> Upstream {
     let metrics = Arc::new(Metrics::new().unwrap());
-    Upstream::build(written("php", servers, balance), None, &metrics)
+    Upstream::build(written("php", servers, balance), None, &metrics).unwrap()
 }
 
 fn fail(upstream: &Upstream, index: usize, times: usize, now: Millis) {
@@ -111,7 +113,7 @@ fn build(
 ) -> Upstreams {
     let list = upstreams
         .into_iter()
-        .map(|upstream| Arc::new(Upstream::build(upstream, previous, metrics)))
+        .map(|upstream| Arc::new(Upstream::build(upstream, previous, metrics).unwrap()))
         .collect::<Vec<_>>();
     let servers = list.iter().flat_map(|upstream| &upstream.members);
     let names = servers.filter_map(|member| Name::of(&member.server)).collect();

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::harness::tls::Authority;
+
 fn sample() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway.toml")).unwrap()
 }
@@ -38,10 +40,21 @@ fn the_sample_is_valid_with_every_comment_taken_off() {
         std::fs::write(folder.path().join(name), "").unwrap();
     }
     std::fs::write(folder.path().join("k1.key"), "k1 of the tests, 0123456789 abcdefgh\n").unwrap();
+    let (server, client) = (Authority::new(), Authority::new());
+    let (shown, own) = (server.issue(), client.issue());
+    for (name, text) in [
+        ("fullchain.pem", &shown.cert),
+        ("privkey.pem", &shown.key),
+        ("ca.pem", &client.pem()),
+        ("client.pem", &own.cert),
+        ("client.key", &own.key),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
     let path = folder.path().join("gateway.toml");
     let loaded = wxgate::config::parse(&path, &uncommented(), &environment).unwrap();
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    assert_eq!(loaded.files.len(), 4);
+    assert_eq!(loaded.files.len(), 9);
 }
 
 #[test]

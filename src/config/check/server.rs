@@ -50,6 +50,7 @@ pub(super) fn server<'a>(file: &'a file::Server, checker: &mut Checker<'_>) -> S
         idle_timeout: checker.timeout(&section.name("idle_timeout"), file.idle_timeout),
         shutdown_grace: file.shutdown_grace.0,
         fast_lane: file.fast_lane,
+        tls: file.tls.as_ref().and_then(|tls| super::tls::server(tls, checker)),
     }
 }
 

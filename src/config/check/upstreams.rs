@@ -2,13 +2,16 @@
 
 use super::super::file;
 use super::super::problem::{Key, quote};
-use super::super::{Upstream, UpstreamServer};
+use super::super::{HealthCheck, Upstream, UpstreamServer};
 use super::Checker;
 
 /// A larger share than this is a typing mistake.
 const LARGEST_WEIGHT: u32 = 1000;
 /// More attempts than this only make an outage worse.
 const MOST_RETRIES: u32 = 10;
+
+/// So many bad answers in a row are an outage that nobody was told of.
+const MOST_ANSWERS: u32 = 100;
 
 /// `[[upstreams]]`
 pub(super) fn upstreams(written: Vec<file::Upstream>, checker: &mut Checker<'_>) -> Vec<Upstream> {
@@ -45,9 +48,39 @@ pub(super) fn upstreams(written: Vec<file::Upstream>, checker: &mut Checker<'_>)
             write_timeout: checker.timeout(&key.name("write_timeout"), upstream.write_timeout),
             retries: upstream.retries,
             keepalive: upstream.keepalive,
+            health_check: upstream
+                .health_check
+                .and_then(|check| health_check(check, &key.name("health_check"), checker)),
+            tls: upstream.tls.map(|tls| super::tls::upstream(tls, &key.name("tls"), checker)),
         });
     }
     upstreams
+}
+
+/// `health_check`
+fn health_check(
+    check: file::HealthCheck,
+    section: &Key,
+    checker: &mut Checker<'_>,
+) -> Option<HealthCheck> {
+    let key = section.name("path");
+    let path = checker.required(&key, check.path, "path = \"/health\"")?;
+    if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        let what = format!("{} is not a path", quote(&path));
+        checker.wrong(&key, what, "begin it with a slash, without spaces: \"/health\"");
+    }
+    for (name, count) in [("healthy", check.healthy), ("unhealthy", check.unhealthy)] {
+        if !(1..=MOST_ANSWERS).contains(&count) {
+            checker.wrong(&section.name(name), "must be from 1 to 100", "1 to 3 is usual");
+        }
+    }
+    Some(HealthCheck {
+        path,
+        interval: checker.timeout(&section.name("interval"), check.interval),
+        timeout: checker.timeout(&section.name("timeout"), check.timeout),
+        healthy: check.healthy,
+        unhealthy: check.unhealthy,
+    })
 }
 
 /// What stands in metrics and logs.

@@ -34,6 +34,72 @@ pub(crate) struct Upstream {
     pub(crate) retries: u32,
     /// Idle connections kept.
     pub(crate) keepalive: usize,
+    /// Asks every server in turn whether it is well; one that is not gets no requests, and while
+    /// none is the answer is 503 at once. Default: every server counts as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) health_check: Option<HealthCheck>,
+    /// Speaks TLS to the servers. Default: plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<UpstreamTls>,
+}
+
+/// `health_check` of an upstream.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline, extend("required" = ["path"]))]
+pub(crate) struct HealthCheck {
+    /// Path and query of the GET request; a status from 200 to 399 is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    /// From one request to the next.
+    pub(crate) interval: Period,
+    /// For the connection and the whole head of the answer.
+    pub(crate) timeout: Period,
+    /// Good answers in a row that bring a server back.
+    pub(crate) healthy: u32,
+    /// Bad answers in a row that take a server out.
+    pub(crate) unhealthy: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            path: None,
+            interval: Period(Duration::from_secs(5)),
+            timeout: Period(Duration::from_secs(1)),
+            healthy: 1,
+            unhealthy: 3,
+        }
+    }
+}
+
+/// `tls` of an upstream.
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline)]
+pub(crate) struct UpstreamTls {
+    /// The name that is asked for and that the certificate must hold. Default: the host of the
+    /// server's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sni: Option<String>,
+    /// PEM file of the authorities that may have signed the certificate. Default: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    /// PEM file of the certificate that the gateway shows, with `key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cert: Option<PathBuf>,
+    /// PEM file of the private key of `cert`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<PathBuf>,
+    /// Whether the certificate is checked. `false` lets anybody between read and change
+    /// everything: a warning.
+    pub(crate) verify: bool,
+}
+
+impl Default for UpstreamTls {
+    fn default() -> Self {
+        Self { sni: None, ca: None, cert: None, key: None, verify: true }
+    }
 }
 
 impl Default for Upstream {
@@ -47,6 +113,8 @@ impl Default for Upstream {
             write_timeout: Period(Duration::from_secs(30)),
             retries: 1,
             keepalive: 128,
+            health_check: None,
+            tls: None,
         }
     }
 }

@@ -143,8 +143,15 @@ impl<'a> Relay<'a> {
         self.waits_for = None;
         self.patience.renew(self.limits.idle);
         poll_fn(|context| {
-            while !rest.is_empty() {
-                match self.client.poll_write_now(context, rest) {
+            loop {
+                let step = if rest.is_empty() {
+                    // TLS may still hold what the socket did not take.
+                    self.client.poll_flush_now(context).map_ok(|()| 0)
+                } else {
+                    self.client.poll_write_now(context, rest)
+                };
+                match step {
+                    Poll::Ready(Ok(0)) if rest.is_empty() => return Poll::Ready(Ok(())),
                     Poll::Ready(Ok(count @ 1..)) => {
                         rest = rest.get(count..).unwrap_or_default();
                         self.patience.renew(self.limits.idle);
@@ -159,7 +166,6 @@ impl<'a> Relay<'a> {
                     }
                 }
             }
-            Poll::Ready(Ok(()))
         })
         .await
     }

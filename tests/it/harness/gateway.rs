@@ -16,7 +16,8 @@ use super::{DEADLINE, eventually};
 /// A running gateway. It is killed when this is dropped.
 pub(crate) struct Gateway {
     child: Child,
-    directory: TempDir,
+    /// Of two processes after an upgrade.
+    directory: Arc<TempDir>,
     output: Arc<Output>,
     /// In the order of `server.listen`.
     listeners: Vec<SocketAddr>,
@@ -46,9 +47,20 @@ pub(crate) fn wxgate(directory: &Path, arguments: &[&str]) -> std::process::Outp
 impl Gateway {
     /// Starts it in `directory` on its `gateway.toml`, and waits until it listens.
     pub(crate) fn start(directory: TempDir, environment: &[(String, String)]) -> Self {
+        Self::run(Arc::new(directory), environment, &[])
+    }
+
+    /// Starts another one in the same directory, which takes the sockets over from this one.
+    pub(crate) fn upgrade(&self, environment: &[(String, String)]) -> Self {
+        self.signal(Signal::QUIT);
+        Self::run(Arc::clone(&self.directory), environment, &["--upgrade"])
+    }
+
+    fn run(directory: Arc<TempDir>, environment: &[(String, String)], more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_wxgate"))
             .args(["run", "-c"])
             .arg(directory.path().join("gateway.toml"))
+            .args(more)
             // Relative paths are of the file, not of the working directory.
             .current_dir("/")
             .envs(environment.iter().map(|(name, value)| (name, value)))

@@ -106,6 +106,18 @@ impl Settings {
         upstream,
     }
 
+    /// All lines of `[server]` so far are replaced by this one.
+    pub(crate) fn replace_server(mut self, line: &str) -> Self {
+        self.server = format!("{line}\n");
+        self
+    }
+
+    /// All lines of the upstream `php` so far are replaced by this one.
+    pub(crate) fn replace_upstream(mut self, line: &str) -> Self {
+        self.upstream = format!("{line}\n");
+        self
+    }
+
     /// The routes, instead of `/api/`, `/maybe/` and `/open/`.
     pub(crate) fn routes(mut self, routes: &str) -> Self {
         routes.clone_into(&mut self.routes);

@@ -1,0 +1,98 @@
+//! Rules of `[server.tls]` and of an upstream's `tls`.
+
+use rustls::pki_types::ServerName;
+
+use super::super::certificate::{
+    CertificateError, CertificateFile, CertificateFiles, load_certificate, load_chain,
+};
+use super::super::problem::{Key, quote};
+use super::super::{UpstreamTls, file};
+use super::{Checker, RELATIVE};
+
+/// `[server.tls]`
+pub(super) fn server(
+    file: &file::ServerTls,
+    checker: &mut Checker<'_>,
+) -> Option<CertificateFiles> {
+    let section = Key::of("server").name("tls");
+    let cert =
+        checker.required(&section.name("cert"), file.cert.as_ref(), "cert = \"fullchain.pem\"");
+    let key = checker.required(&section.name("key"), file.key.as_ref(), "key = \"privkey.pem\"");
+    let files =
+        CertificateFiles { cert: checker.folder.join(cert?), key: checker.folder.join(key?) };
+    pair(&files, &section, checker);
+    Some(files)
+}
+
+/// `tls` of an upstream
+pub(super) fn upstream(
+    file: file::UpstreamTls,
+    section: &Key,
+    checker: &mut Checker<'_>,
+) -> UpstreamTls {
+    if let Some(sni) = &file.sni
+        && ServerName::try_from(sni.as_str()).is_err()
+    {
+        let what = format!("{} is no host name", quote(sni));
+        checker.wrong(&section.name("sni"), what, "write the name that the certificate holds");
+    }
+    if !file.verify {
+        let what = "anybody between can read and change everything";
+        checker.warn(&section.name("verify"), what, "name the authority with ca = \"ca.pem\"");
+        if file.ca.is_some() {
+            checker.warn(&section.name("ca"), "is not asked: verify is false", "leave one out");
+        }
+    }
+    let ca = file.ca.map(|ca| checker.folder.join(ca));
+    if let Some(ca) = &ca {
+        match load_chain(ca) {
+            Ok(_) => checker.files.push(ca.clone()),
+            Err(error) => checker.wrong(&section.name("ca"), error.to_string(), RELATIVE),
+        }
+    }
+    let client = match (file.cert, file.key) {
+        (Some(cert), Some(key)) => {
+            let files =
+                CertificateFiles { cert: checker.folder.join(cert), key: checker.folder.join(key) };
+            pair(&files, section, checker);
+            Some(files)
+        }
+        (Some(_), None) => {
+            checker.wrong(&section.name("cert"), "has no key", "add key = \"client.key\"");
+            None
+        }
+        (None, Some(_)) => {
+            checker.wrong(&section.name("key"), "has no cert", "add cert = \"client.pem\"");
+            None
+        }
+        (None, None) => None,
+    };
+    UpstreamTls { sni: file.sni, ca, client, verify: file.verify }
+}
+
+/// A certificate and key that must be there and belong together, under `cert` and `key` of
+/// `section`.
+pub(super) fn pair(files: &CertificateFiles, section: &Key, checker: &mut Checker<'_>) {
+    match load_certificate(&files.cert, &files.key) {
+        Ok(certificate) => {
+            checker.files.push(files.cert.clone());
+            checker.files.push(files.key.clone());
+            let now = crate::clock::system_unix_millis() / 1000;
+            if i64::try_from(now).is_ok_and(|now| certificate.expires_at <= now) {
+                let hint = "clients refuse it; renew the certificate";
+                checker.warn(&section.name("cert"), "has expired", hint);
+            }
+        }
+        Err(error) => {
+            let (name, hint) = match (error.file(), &error) {
+                (CertificateFile::Cert, CertificateError::Unreadable { .. }) => ("cert", RELATIVE),
+                (CertificateFile::Key, CertificateError::Unreadable { .. }) => ("key", RELATIVE),
+                (CertificateFile::Cert, _) => ("cert", "begin it with the certificate itself"),
+                (CertificateFile::Key, _) => {
+                    ("key", "name the key that the certificate was made with")
+                }
+            };
+            checker.wrong(&section.name(name), error.to_string(), hint);
+        }
+    }
+}

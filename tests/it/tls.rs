@@ -1,0 +1,227 @@
+//! TLS in front: what is spoken, and certificates that change while the gateway runs.
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::harness::client::Connection;
+use crate::harness::gateway::wxgate;
+use crate::harness::site::Settings;
+use crate::harness::tls::{Authority, NAME, Pair, Stream, connect, shown_at};
+use crate::harness::{Site, eventually, for_as_long_as, within};
+
+/// A site that speaks TLS with this certificate.
+pub(crate) fn with(pair: &Pair) -> Settings {
+    Site::with()
+        .server("tls = { cert = \"cert.pem\", key = \"key.pem\" }")
+        .file("cert.pem", &pair.cert)
+        .file("key.pem", &pair.key)
+}
+
+/// Replaces the files as an operator's tool does: one after the other, each by a rename.
+fn install(site: &Site, pair: &Pair) {
+    for (name, text) in [("cert.pem", &pair.cert), ("key.pem", &pair.key)] {
+        std::fs::write(site.gateway.file("new"), text).unwrap();
+        std::fs::rename(site.gateway.file("new"), site.gateway.file(name)).unwrap();
+    }
+}
+
+/// Sends a request that closes the connection, and reads to its orderly end.
+fn ask(mut stream: Stream, lines: &str) -> String {
+    write!(stream, "{lines}Connection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn get(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: {NAME}\r\n")
+}
+
+/// Sends a request and reads its answer, which is known to be `ok`-like and short.
+fn ask_and_keep(stream: &mut Stream) -> std::io::Result<()> {
+    write!(stream, "{}\r\n", get("/open/x"))?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    let length = head.split_once("content-length: ").unwrap().1.split_once('\r').unwrap().0;
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body)
+}
+
+#[test]
+fn http_1_passes_over_tls_and_the_backend_hears_of_https() {
+    let authority = Authority::new();
+    let site = with(&authority.issue()).start();
+    let client = authority.client(&["http/1.1"]);
+    let stream = connect(site.gateway.address(), &client).unwrap();
+    assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert!(ask(stream, &get("/open/x")).starts_with("HTTP/1.1 200"));
+    let seen = site.upstream.last();
+    assert_eq!(seen.header("X-Forwarded-Proto"), Some("https"));
+    assert_eq!(seen.header("X-Forwarded-Host"), Some(NAME));
+    let without_alpn = connect(site.gateway.address(), &authority.client(&[])).unwrap();
+    let answer = ask(without_alpn, &get("/open?q=1"));
+    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+    assert!(answer.contains("/open/?q=1\r\n"), "{answer}");
+}
+
+#[test]
+fn several_requests_and_large_bodies_pass_on_one_connection() {
+    let authority = Authority::new();
+    let site = with(&authority.issue()).start();
+    let mut stream = connect(site.gateway.address(), &authority.client(&[])).unwrap();
+    for _ in 0..3 {
+        ask_and_keep(&mut stream).unwrap();
+    }
+    let body = vec![b'x'; 3_000_000];
+    write!(
+        stream,
+        "POST /open/upload HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .unwrap();
+    stream.write_all(&body).unwrap();
+    site.upstream.await_request_to("/open/upload");
+    eventually("the upload is whole", || {
+        site.upstream.requests_to("/open/upload").iter().any(|seen| seen.complete)
+    });
+    assert_eq!(site.upstream.requests_to("/open/upload")[0].body_length, 3_000_000);
+}
+
+#[test]
+fn tls_1_2_is_spoken_and_whoever_speaks_no_tls_gets_nothing() {
+    let authority = Authority::new();
+    let site = with(&authority.issue()).server("header_timeout = \"1s\"").start();
+    let ca = site.gateway.file("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    for (option, works) in [("--tls-max 1.2", true), ("--tls-max 1.1", false), ("--tlsv1.3", true)]
+    {
+        let port = site.gateway.address().port();
+        let output = std::process::Command::new("curl")
+            .args(["-sS", "--max-time", "20", "--cacert"])
+            .arg(&ca)
+            .args(option.split(' '))
+            .args(["--resolve", &format!("{NAME}:{port}:127.0.0.1")])
+            .arg(format!("https://{NAME}:{port}/open/x"))
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.success(), works, "{option}: {error}");
+    }
+    let mut plain = Connection::open(site.gateway.address());
+    plain.send(format!("{}\r\n", get("/open/x")));
+    let rest = plain.rest().unwrap();
+    assert!(!rest.starts_with(b"HTTP"), "plain HTTP was answered");
+    let mut silent = Connection::open(site.gateway.address());
+    assert_eq!(silent.rest(), Some(Vec::new()), "a handshake that never begins is ended");
+}
+
+#[test]
+fn a_new_certificate_is_shown_within_two_seconds_and_drops_nothing() {
+    let authority = Authority::new();
+    let (first, second) = (authority.issue_until(2098), authority.issue());
+    let site = with(&first).start();
+    let client = authority.client(&["http/1.1"]);
+    let expiry = || site.gateway.metric("wxgate_tls_certificate_expiry_seconds", &[]);
+    let address = site.gateway.address();
+    assert_eq!(expiry(), 4_039_372_800.0);
+    let mut kept = connect(address, &client).unwrap();
+    ask_and_keep(&mut kept).unwrap();
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let mut stream = connect(address, &client).unwrap();
+                ask_and_keep(&mut stream).unwrap();
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        install(&site, &second);
+        within(Duration::from_secs(2), "the new certificate is shown", || {
+            shown_at(address, &client) == second.der()
+        });
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(asked.load(Ordering::Relaxed) > 0);
+    ask_and_keep(&mut kept).unwrap();
+    assert_eq!(expiry(), 4_070_908_800.0);
+}
+
+#[test]
+fn a_broken_new_certificate_leaves_the_old_one_and_is_logged() {
+    let authority = Authority::new();
+    let (first, second) = (authority.issue(), authority.issue());
+    let site = with(&first).start();
+    let client = authority.client(&[]);
+    let shown = || shown_at(site.gateway.address(), &client);
+    // The key of another certificate.
+    std::fs::write(site.gateway.file("key.pem"), &second.key).unwrap();
+    eventually("it is logged", || site.gateway.stderr().contains("is not the key"));
+    for_as_long_as(Duration::from_millis(200), "the old one is shown", || shown() == first.der());
+    std::fs::write(site.gateway.file("cert.pem"), "-----BEGIN").unwrap();
+    eventually("it is logged", || site.gateway.stderr().contains("holds no certificate"));
+    assert_eq!(shown(), first.der());
+    std::fs::remove_file(site.gateway.file("cert.pem")).unwrap();
+    eventually("it is logged", || site.gateway.stderr().contains("cannot be read"));
+    assert_eq!(shown(), first.der());
+    std::fs::write(site.gateway.file("cert.pem"), &second.cert).unwrap();
+    eventually("the good one is shown", || shown() == second.der());
+    assert!(!site.gateway.stderr().contains("PRIVATE"));
+}
+
+#[test]
+fn a_reload_takes_other_files_and_refuses_a_wrong_pair() {
+    let authority = Authority::new();
+    let (first, second) = (authority.issue(), authority.issue());
+    let mut site = with(&first).start();
+    let client = authority.client(&[]);
+    let files = |settings: Settings, key: &str| {
+        let settings = settings.file("other.pem", &second.cert).file("other.key", &second.key);
+        settings.replace_server(&format!("tls = {{ cert = \"other.pem\", key = \"{key}\" }}"))
+    };
+    assert!(!site.reload(|settings| files(settings, "key.pem")));
+    assert_eq!(shown_at(site.gateway.address(), &client), first.der());
+    assert!(site.reload(|settings| files(settings, "other.key")));
+    assert_eq!(shown_at(site.gateway.address(), &client), second.der());
+}
+
+#[test]
+fn wrong_files_are_named_before_anything_starts() {
+    let authority = Authority::new();
+    let (pair, other) = (authority.issue(), authority.issue());
+    let expired = authority.issue_until(2021);
+    let cases = [
+        (Pair { key: other.key.clone(), ..pair.clone() }, 2, "server.tls.key: is not the key of"),
+        (Pair { key: "nothing".to_owned(), ..pair.clone() }, 2, "server.tls.key: holds no private"),
+        (Pair { cert: pair.key.clone(), ..pair.clone() }, 2, "server.tls.cert: holds no certifi"),
+        (expired, 0, "server.tls.cert: has expired"),
+    ];
+    for (pair, status, told) in cases {
+        let directory = with(&pair).write("http://127.0.0.1:1", "127.0.0.1:1");
+        let output = wxgate_check(directory.path());
+        assert_eq!(output.0, Some(status), "{}", output.1);
+        assert!(output.1.contains(told), "{}", output.1);
+        assert!(!output.1.contains("PRIVATE"), "{}", output.1);
+    }
+    let directory = with(&pair).write("http://127.0.0.1:1", "127.0.0.1:1");
+    std::fs::remove_file(directory.path().join("key.pem")).unwrap();
+    let output = wxgate_check(directory.path());
+    assert_eq!(output.0, Some(2), "{}", output.1);
+    assert!(output.1.contains("server.tls.key: cannot be read: No such file"), "{}", output.1);
+}
+
+/// Exit status and standard error of `wxgate check`.
+fn wxgate_check(directory: &std::path::Path) -> (Option<i32>, String) {
+    // The secret of the app comes from the environment of a site.
+    let toml = std::fs::read_to_string(directory.join("gateway.toml")).unwrap();
+    let toml = toml.replace("{ env = \"WX_SECRET\" }", "\"secret\"");
+    std::fs::write(directory.join("gateway.toml"), toml).unwrap();
+    let output = wxgate(directory, &["check", "-c", "gateway.toml"]);
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
