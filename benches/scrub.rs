@@ -32,6 +32,7 @@ fn scrub(criterion: &mut Criterion) {
         openid: "X-WX-OPENID".to_owned(),
         appid: "X-WX-APPID".to_owned(),
         unionid: "X-WX-UNIONID".to_owned(),
+        phone: None,
         session: None,
         reserved_prefixes: vec!["X-WX-".to_owned()],
     });

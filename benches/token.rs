@@ -42,7 +42,7 @@ fn login(sessions: &Sessions, runtime: &tokio::runtime::Runtime) -> Issued {
         openid: OpenId::parse("oGZUI0egBJY1zhBYw2KhdUfwVJJE").unwrap(),
         appid: AppId::parse("wx0123456789abcdef").unwrap(),
         unionid: Some(UnionId::parse("ocMvos6NjeKLIBqg5Mr9QjxrP1FA").unwrap()),
-        session_key: Secret::new("tiihtNczf5v6AKRyjwEUhQ==".to_owned()),
+        session_key: Some(Secret::new("tiihtNczf5v6AKRyjwEUhQ==".to_owned())),
     };
     runtime.block_on(sessions.open(new)).unwrap()
 }

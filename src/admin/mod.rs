@@ -3,6 +3,7 @@
 //!
 //! One file per endpoint; `token.rs` guards all but health, `connections.rs` carries them.
 
+mod access_token;
 mod answer;
 mod configuration;
 mod connections;
@@ -31,6 +32,7 @@ use crate::config::Config;
 use crate::observe::Metrics;
 use crate::session::Sessions;
 use crate::upstream::Upstreams;
+use crate::wechat::Wechat;
 
 /// What the operator is told of, as the configuration in force has it; a reload swaps it.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct View {
     pub config: Arc<Config>,
     /// Its upstreams.
     pub upstreams: Arc<Upstreams>,
+    /// WeChat, with its apps.
+    pub wechat: Wechat,
 }
 
 /// The operator's listener.
@@ -75,6 +79,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/api/v1/sessions", get(sessions::list))
         .route("/api/v1/sessions/{sid}", get(sessions::show).delete(sessions::kick))
         .route("/api/v1/users/{openid}/sessions", delete(sessions::kick_user))
+        .route("/api/v1/access_token", get(access_token::show))
         .route("/api/v1/upstreams", get(upstreams::list))
         .route("/api/v1/routes", get(configuration::routes))
         .route("/api/v1/config", get(configuration::whole))

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::identity::{AppId, OpenId};
 use crate::secret::Secret;
 use crate::session::{Issued, NewSession};
+use crate::wechat::Wechat;
 
 struct World {
     address: SocketAddr,
@@ -33,7 +34,8 @@ fn view(text: &str, metrics: &Arc<Metrics>) -> View {
     let loaded = crate::config::parse(Path::new("gateway.toml"), &text, &|_| None);
     let config = loaded.map_err(|problems| problems.to_string()).unwrap().config;
     let upstreams = Arc::new(Upstreams::build(&config, None, metrics).unwrap());
-    View { config: Arc::new(config), upstreams }
+    let wechat = Wechat::new(&config, Clock::system(), Arc::clone(metrics)).unwrap();
+    View { config: Arc::new(config), upstreams, wechat }
 }
 
 impl World {
@@ -70,7 +72,7 @@ impl World {
             openid: OpenId::parse(openid).unwrap(),
             appid: AppId::parse("wxapp0000000001").unwrap(),
             unionid: None,
-            session_key: Secret::new("tiihtNczf5v6AKRyjwEUhQ==".to_owned()),
+            session_key: Some(Secret::new("tiihtNczf5v6AKRyjwEUhQ==".to_owned())),
         };
         self.admin.sessions.open(new).await.unwrap()
     }

@@ -116,7 +116,7 @@ pub(super) fn check(file: File, checker: &mut Checker<'_>) -> Option<Config> {
     let apps = apps::apps(file.apps, checker);
     let login = apps::login(file.login, checker);
     let identity = identity::identity(file.identity, checker);
-    let session = session::session(file.session, &identity, checker);
+    let session = session::session(file.session, &identity, &apps, checker);
     let upstreams = upstreams::upstreams(file.upstreams, checker);
     let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
     let around = routes::Around {
@@ -130,7 +130,7 @@ pub(super) fn check(file: File, checker: &mut Checker<'_>) -> Option<Config> {
         server,
         admin: admin?,
         log,
-        wechat,
+        wechat: wechat?,
         apps,
         login,
         session: session?,

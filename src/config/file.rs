@@ -181,6 +181,8 @@ pub(super) struct Wechat {
     /// Base URL of WeChat's API, or a list of them: the next is tried where a connection could not
     /// be made, never after bytes were sent.
     pub(super) api_base: OneOrMore<String>,
+    /// Base URL of WeChat's login pages, to which browsers are sent.
+    pub(super) open_base: String,
     /// Total time of one call.
     pub(super) timeout: Period,
     /// Calls under way at once. Past it logins get 503 with Retry-After.
@@ -191,6 +193,7 @@ impl Default for Wechat {
     fn default() -> Self {
         Self {
             api_base: OneOrMore(vec!["https://api.weixin.qq.com".to_owned()]),
+            open_base: "https://open.weixin.qq.com".to_owned(),
             timeout: Period(Duration::from_secs(3)),
             max_concurrent: 256,
         }

@@ -133,6 +133,9 @@ pub struct Wechat {
     /// Base URLs in the order in which they are tried; never empty.
     #[serde(serialize_with = "redact::texts")]
     pub api_base: Vec<Url>,
+    /// Where the OAuth pages are.
+    #[serde(serialize_with = "redact::text")]
+    pub open_base: Url,
     /// Total time of one call.
     #[serde(serialize_with = "redact::period")]
     pub timeout: Duration,
@@ -154,12 +157,18 @@ pub struct App {
 
 /// What kind of app logs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, Default)]
-#[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum AppKind {
     /// A mini program: `wx.login` and jscode2session.
     #[default]
+    #[serde(rename = "miniprogram")]
     MiniProgram,
+    /// An official account: web pages inside WeChat, which log in by OAuth.
+    #[serde(rename = "official_account")]
+    OfficialAccount,
+    /// A website in any browser, which logs in by a QR code.
+    #[serde(rename = "website")]
+    Website,
 }
 
 /// `[login]`
@@ -320,6 +329,8 @@ pub struct Identity {
     pub appid: String,
     /// Carries the unionid, where there is one.
     pub unionid: String,
+    /// Carries the phone number that WeChat verified; off unless named.
+    pub phone: Option<String>,
     /// Carries the session's id; off unless named.
     pub session: Option<String>,
     /// Every client header whose folded name begins with one of these is removed.

@@ -53,6 +53,12 @@ impl Answer {
         answer
     }
 
+    /// The same with a further header.
+    pub(super) fn saying(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
     /// The same with what the operator is told of the caller; a refusal's own word on the
     /// authentication stays.
     pub(super) fn for_caller(self, auth: AuthResult, openid: Option<OpenId>) -> Self {

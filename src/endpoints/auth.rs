@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 
 use super::refusal::{InputError, Refusal};
-use super::{Answer, Endpoints, Request, Reveals, log_session_error};
+use super::{Answer, Endpoints, Request, Reveals, body, log_session_error};
 use crate::identity::{AppId, OpenId, UnionId};
 use crate::observe::AuthResult;
 use crate::session::{Issued, NewSession};
@@ -90,7 +90,7 @@ async fn log_in<'a>(
 }
 
 /// Whatever else is wrong, WeChat is not asked with anything but a code.
-fn is_code(code: &str) -> bool {
+pub(super) fn is_code(code: &str) -> bool {
     (1..=128).contains(&code.len())
         && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
@@ -104,26 +104,17 @@ fn new_session(appid: &AppId, wechat: &Code2Session) -> Result<NewSession, Wecha
         openid: OpenId::parse(&wechat.openid).map_err(unlike("openid"))?,
         appid: appid.clone(),
         unionid: unionid.map_err(unlike("unionid"))?,
-        session_key: wechat.session_key.clone(),
+        session_key: Some(wechat.session_key.clone()),
     })
 }
 
 fn read(request: &Request<'_>) -> Result<Login, InputError> {
     let essence = request.content_type.map(|value| value.split(';').next().unwrap_or_default());
     match essence.map(|essence| essence.trim().to_ascii_lowercase()).as_deref() {
-        None | Some("" | "application/json") => read_json(request.body),
+        None | Some("" | "application/json") => body::object(request.body),
         Some("application/x-www-form-urlencoded") => read_form(request.body),
         Some(_) => Err(InputError::ContentType),
     }
-}
-
-fn read_json(body: &[u8]) -> Result<Login, InputError> {
-    // serde would take an array of the fields' values for the object.
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(InputError::NotJson);
-    }
-    // A field that stands there twice is an error of serde's own: nobody may choose which counts.
-    serde_json::from_slice(body).map_err(|_| InputError::NotJson)
 }
 
 fn read_form(body: &[u8]) -> Result<Login, InputError> {
@@ -169,16 +160,22 @@ fn choose_app<'a>(
 }
 
 /// The `result` of `wxgate_logins_total` for a login that was refused so.
-const fn login_result(refusal: &Refusal) -> &'static str {
+pub(super) const fn login_result(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::Wechat(error) => wechat_result(error),
         Refusal::SlowDown { .. } => "rate_limited",
         Refusal::StoreUnavailable => "unavailable",
-        Refusal::AccessDenied | Refusal::InsufficientScope(_) => "denied",
+        Refusal::AccessDenied
+        | Refusal::InsufficientScope(_)
+        | Refusal::Declined
+        | Refusal::ForeignOrigin => "denied",
         Refusal::Malformed(_)
         | Refusal::Path(_)
         | Refusal::TwoCredentials
         | Refusal::Input(_)
+        | Refusal::Decrypt(_)
+        | Refusal::SignatureWrong
+        | Refusal::SessionKeyLost
         | Refusal::Unauthorized
         | Refusal::TokenInvalid
         | Refusal::TokenExpired

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::refusal::{InputError, Refusal};
-use super::{Answer, Endpoints, Request, log_session_error};
+use super::{Answer, Endpoints, Request, body, log_session_error};
 use crate::observe::AuthResult;
 use crate::session::Verified;
 
@@ -21,7 +21,7 @@ pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answe
     };
     let openid = Some(caller.identity.openid.clone());
     let answer = match end(endpoints, &caller, request.body).await {
-        Ok(()) => Answer::no_content(),
+        Ok(()) => request.browser.forget(Answer::no_content()),
         Err(refusal) => refusal.into_answer(request.request_id),
     };
     answer.for_caller(AuthResult::Ok, openid)
@@ -47,13 +47,8 @@ fn read(body: &[u8]) -> Result<Which, InputError> {
     if body.is_empty() {
         return Ok(Which::This);
     }
-    // serde would take an array of the fields' values for the object.
-    if !body.starts_with(b"{") {
-        return Err(InputError::NotJson);
-    }
-    match serde_json::from_slice(body) {
-        Ok(Body { all: true }) => Ok(Which::All),
-        Ok(Body { all: false }) => Ok(Which::This),
-        Err(_) => Err(InputError::NotJson),
+    match body::object(body)? {
+        Body { all: true } => Ok(Which::All),
+        Body { all: false } => Ok(Which::This),
     }
 }

@@ -6,7 +6,13 @@
 
 pub mod answer;
 pub mod auth;
+mod body;
+pub mod check;
+pub mod decrypt;
+mod browser;
 pub mod logout;
+mod oauth;
+pub mod phone;
 pub mod refresh;
 pub mod refusal;
 pub mod session;
@@ -17,23 +23,29 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{Config, RateLimit};
+use crate::config::{AppKind, Config, RateLimit};
 use crate::identity::AppId;
 use crate::observe::Metrics;
 use crate::route::rate::{RateKeyValue, RateLimiter};
+use crate::secret::Secret;
 use crate::session::{SessionError, Sessions, Verified};
 use crate::wechat::Wechat;
 
 pub use answer::Answer;
+pub use browser::{Browser, Shown};
 pub use refusal::{InputError, Refusal};
 
 /// Bodies of more bytes are refused with 413.
 const BODY_LIMIT: u64 = 16 * 1024;
+/// The same for what WeChat encrypted: a user's profile with its emoji and links is long.
+const ENCRYPTED_BODY_LIMIT: u64 = 256 * 1024;
 
 /// The endpoints of one configuration.
 pub struct Endpoints {
     prefix: String,
+    /// The apps whose users log in by `POST auth`.
     apps: Vec<AppId>,
+    web: oauth::Web,
     login_limit: Option<LoginLimit>,
     reveals: Reveals,
     sessions: Arc<Sessions>,
@@ -65,13 +77,45 @@ pub enum Endpoint {
     Logout,
     /// `GET session`: what a token says.
     Session,
+    /// `POST decrypt`: what WeChat encrypted for the user's mini program.
+    Decrypt,
+    /// `POST phone`: the code of the getPhoneNumber button for the number.
+    Phone,
+    /// `GET oauth/login`: a browser's way to WeChat's login page.
+    OauthLogin,
+    /// `GET oauth/callback`: its way back.
+    OauthCallback,
+    /// `POST check`: whether WeChat still takes the session_key.
+    Check,
 }
 
 impl Endpoint {
     /// The most bytes that its request's body may have; more are 413.
     pub const fn body_limit(self) -> u64 {
         match self {
-            Self::Auth | Self::Refresh | Self::Logout | Self::Session => BODY_LIMIT,
+            Self::Decrypt => ENCRYPTED_BODY_LIMIT,
+            Self::Auth
+            | Self::Refresh
+            | Self::Logout
+            | Self::Session
+            | Self::Check
+            | Self::Phone
+            | Self::OauthLogin
+            | Self::OauthCallback => BODY_LIMIT,
+        }
+    }
+
+    /// Whether a request for it, sent by a page of another site with the user's cookie, would do
+    /// the user harm.
+    const fn changes_state(self) -> bool {
+        match self {
+            Self::Auth
+            | Self::Refresh
+            | Self::Logout
+            | Self::Decrypt
+            | Self::Phone
+            | Self::Check => true,
+            Self::Session | Self::OauthLogin | Self::OauthCallback => false,
         }
     }
 
@@ -81,14 +125,26 @@ impl Endpoint {
             "refresh" => Some(Self::Refresh),
             "logout" => Some(Self::Logout),
             "session" => Some(Self::Session),
+            "decrypt" => Some(Self::Decrypt),
+            "check" => Some(Self::Check),
+            "phone" => Some(Self::Phone),
+            "oauth/login" => Some(Self::OauthLogin),
+            "oauth/callback" => Some(Self::OauthCallback),
             _ => None,
         }
     }
 
     const fn methods(self) -> &'static str {
         match self {
-            Self::Auth | Self::Refresh | Self::Logout => "POST",
+            Self::Auth
+            | Self::Refresh
+            | Self::Logout
+            | Self::Decrypt
+            | Self::Check
+            | Self::Phone => "POST",
             Self::Session => "GET, HEAD",
+            // A look at it by HEAD would use up the code.
+            Self::OauthLogin | Self::OauthCallback => "GET",
         }
     }
 }
@@ -109,6 +165,8 @@ pub struct Request<'a> {
     pub body: &'a [u8],
     /// The request's id.
     pub request_id: &'a str,
+    /// What browsers say besides.
+    pub browser: Browser<'a>,
 }
 
 impl fmt::Debug for Request<'_> {
@@ -139,7 +197,8 @@ impl Endpoints {
         });
         Self {
             prefix: config.login.prefix.clone(),
-            apps: config.apps.iter().filter_map(|app| AppId::parse(&app.appid).ok()).collect(),
+            apps: of_kind(config, AppKind::MiniProgram),
+            web: oauth::Web::new(config),
             login_limit,
             reveals: match config.login.expose_openid {
                 true => Reveals::Identity,
@@ -180,11 +239,19 @@ impl Endpoints {
 
     /// Answers a request; every failure is an answer too.
     pub async fn answer(&self, endpoint: Endpoint, request: Request<'_>) -> Answer {
+        if endpoint.changes_state() && request.browser.is_led_by_another_site() {
+            return Refusal::ForeignOrigin.into_answer(request.request_id);
+        }
         match endpoint {
             Endpoint::Auth => auth::answer(self, request).await,
             Endpoint::Refresh => refresh::answer(self, request).await,
             Endpoint::Logout => logout::answer(self, request).await,
             Endpoint::Session => session::answer(self, request),
+            Endpoint::Decrypt => decrypt::answer(self, request).await,
+            Endpoint::Check => check::answer(self, request).await,
+            Endpoint::Phone => phone::answer(self, request).await,
+            Endpoint::OauthLogin => oauth::login(self, request),
+            Endpoint::OauthCallback => oauth::callback(self, request).await,
         }
     }
 
@@ -200,12 +267,23 @@ impl Endpoints {
         let verified = token.and_then(|token| Ok(self.sessions.verify(token)?));
         verified.map_err(|refusal| refusal.into_answer(request.request_id))
     }
+
+    /// WeChat's key for the caller's login.
+    async fn session_key(&self, caller: &Verified) -> Result<Secret<String>, Refusal> {
+        let key = self.sessions.session_key(caller).await.inspect_err(log_session_error)?;
+        key.ok_or(Refusal::SessionKeyLost)
+    }
 }
 
 impl fmt::Debug for Endpoints {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Endpoints").field("prefix", &self.prefix).finish_non_exhaustive()
     }
+}
+
+fn of_kind(config: &Config, kind: AppKind) -> Vec<AppId> {
+    let apps = config.apps.iter().filter(|app| app.kind == kind);
+    apps.filter_map(|app| AppId::parse(&app.appid).ok()).collect()
 }
 
 /// Writes down what no client caused; a token that is not good any more is told to its owner only.

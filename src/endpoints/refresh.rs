@@ -11,7 +11,10 @@ pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answe
     };
     let openid = Some(caller.identity.openid.clone());
     let answer = match endpoints.sessions.refresh(&caller).await {
-        Ok(issued) => auth::issued_answer(endpoints, &issued),
+        Ok(issued) => {
+            let answer = auth::issued_answer(endpoints, &issued);
+            request.browser.keep(answer, issued.token(), issued.expires_in)
+        }
         Err(error) => {
             log_session_error(&error);
             // The token was good; the session behind it may be over nevertheless.

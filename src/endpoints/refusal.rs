@@ -1,13 +1,14 @@
 //! Every error that a client can get: status, code, description and headers, in one map.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use super::answer::Answer;
 use crate::observe::AuthResult;
 use crate::route::path::PathError;
 use crate::session::{SessionError, TokenError};
-use crate::wechat::WechatError;
+use crate::wechat::{DecryptError, WechatError};
 
 /// Why a request is not served, as the client is told. The answer's body is fixed text: nothing
 /// of the request, and nothing that is secret or inside, gets into it.
@@ -24,6 +25,16 @@ pub enum Refusal {
     Input(InputError),
     /// WeChat refused, or could not be asked.
     Wechat(WechatError),
+    /// What WeChat encrypted cannot be opened.
+    Decrypt(DecryptError),
+    /// The signature is not WeChat's over this rawData and session_key.
+    SignatureWrong,
+    /// The session_key was sealed under a signing key that is no longer listed.
+    SessionKeyLost,
+    /// The user did not consent on WeChat's login page.
+    Declined,
+    /// A page of another site made a browser send the request.
+    ForeignOrigin,
     /// No token where one is needed.
     Unauthorized,
     /// A token that is malformed, forged, or of another key.
@@ -92,6 +103,26 @@ pub enum InputError {
     /// The appid is not configured.
     #[error("the appid is not configured here")]
     UnknownApp,
+    /// A parameter of the query stands there twice.
+    #[error("a parameter of the query stands there more than once")]
+    RepeatedParameter,
+    /// Where to go after the login is not on this site.
+    #[error(
+        "return_to is not a path of this site: one `/`, then no `//`, `\\` or control character"
+    )]
+    ForeignReturn,
+    /// The login did not begin in this browser.
+    #[error("this login did not begin in this browser, or not lately; begin it again")]
+    ForeignState,
+    /// The login came back before.
+    #[error("this login has been completed with another code; begin it again")]
+    CompletedState,
+    /// No `encryptedData` or no `iv`.
+    #[error("the fields `encryptedData` and `iv` must both be there")]
+    NoEncryptedData,
+    /// One of `rawData` and `signature` without the other.
+    #[error("the fields `rawData` and `signature` come together or not at all")]
+    HalfSigned,
 }
 
 /// What a refusal is on the wire, and what the operator is told of it.
@@ -143,6 +174,14 @@ impl Refusal {
             Self::TwoCredentials => invalid_request("there is more than one Authorization header"),
             Self::Input(error) => invalid_request(error.to_string()),
             Self::Wechat(error) => of_wechat(error),
+            Self::Decrypt(error) => of_decryption(*error),
+            Self::SignatureWrong => stale_session_key("the signature is wrong"),
+            Self::SessionKeyLost => stale_session_key("the session_key is gone"),
+            Self::Declined => row(403, "access_denied", "the user did not consent"),
+            Self::ForeignOrigin => {
+                row(403, "access_denied", "the request comes from a page of another site")
+                    .because(FORBIDDEN)
+            }
             Self::Unauthorized => row(401, "unauthorized", "a token is needed")
                 .challenging(r#"Bearer realm="wxgate""#.to_owned())
                 .because(AuthResult::Missing),
@@ -231,6 +270,24 @@ fn of_wechat(error: &WechatError) -> Row {
     }
 }
 
+/// What does not fit the key looks as it would with a key that a later login replaced.
+fn of_decryption(error: DecryptError) -> Row {
+    match error {
+        DecryptError::Base64
+        | DecryptError::IvLength
+        | DecryptError::DataLength
+        | DecryptError::WatermarkMissing
+        | DecryptError::WatermarkAppid => invalid_request(error.to_string()),
+        DecryptError::KeyLength | DecryptError::Padding | DecryptError::Json => {
+            stale_session_key(error)
+        }
+    }
+}
+
+fn stale_session_key(what: impl fmt::Display) -> Row {
+    row(409, "session_key_invalid", format!("{what}; call wx.login, then try again"))
+}
+
 fn row(status: u16, error: &'static str, description: impl Into<Cow<'static, str>>) -> Row {
     Row {
         status,
@@ -309,6 +366,12 @@ impl From<InputError> for Refusal {
     }
 }
 
+impl From<DecryptError> for Refusal {
+    fn from(error: DecryptError) -> Self {
+        Self::Decrypt(error)
+    }
+}
+
 impl From<PathError> for Refusal {
     fn from(error: PathError) -> Self {
         Self::Path(error)
@@ -357,8 +420,35 @@ mod tests {
 
     /// One of each, in the order of the table.
     fn all() -> Vec<Refusal> {
-        use InputError::{BadCode, ContentType, NoApp, NoCode, NotJson, RepeatedField, UnknownApp};
-        let inputs = [NotJson, RepeatedField, ContentType, NoCode, BadCode, NoApp, UnknownApp];
+        use InputError::{
+            BadCode, CompletedState, ContentType, ForeignReturn, ForeignState, HalfSigned, NoApp,
+            NoCode, NoEncryptedData, NotJson, RepeatedField, RepeatedParameter, UnknownApp,
+        };
+        let inputs = [
+            NotJson,
+            RepeatedField,
+            ContentType,
+            NoCode,
+            BadCode,
+            NoApp,
+            UnknownApp,
+            NoEncryptedData,
+            HalfSigned,
+            RepeatedParameter,
+            ForeignReturn,
+            ForeignState,
+            CompletedState,
+        ];
+        let decryption = [
+            DecryptError::Base64,
+            DecryptError::IvLength,
+            DecryptError::DataLength,
+            DecryptError::WatermarkMissing,
+            DecryptError::WatermarkAppid,
+            DecryptError::KeyLength,
+            DecryptError::Padding,
+            DecryptError::Json,
+        ];
         let mut all = vec![
             Refusal::Malformed("says what is malformed or ambiguous"),
             Refusal::Path(PathError::EncodedSlash),
@@ -381,6 +471,9 @@ mod tests {
             WechatError::Unavailable { why: Outage::Timeout, retry_after: WAIT },
         ];
         all.extend(wechat.map(Refusal::Wechat));
+        all.extend(decryption.map(Refusal::Decrypt));
+        all.extend([Refusal::SignatureWrong, Refusal::SessionKeyLost]);
+        all.extend([Refusal::Declined, Refusal::ForeignOrigin]);
         all.extend([
             Refusal::Unauthorized,
             Refusal::TokenInvalid,
@@ -431,6 +524,11 @@ mod tests {
             Refusal::StoreUnavailable => 20,
             Refusal::UpstreamUnavailable => 21,
             Refusal::GatewayTimeout => 22,
+            Refusal::Decrypt(_) => 23,
+            Refusal::SignatureWrong => 24,
+            Refusal::SessionKeyLost => 25,
+            Refusal::Declined => 26,
+            Refusal::ForeignOrigin => 27,
         }
     }
 
@@ -445,7 +543,7 @@ mod tests {
     #[test]
     fn every_refusal_is_listed_and_answers_with_the_four_fields_alone() {
         let positions: std::collections::BTreeSet<usize> = all().iter().map(position).collect();
-        assert_eq!(positions, (0..23).collect());
+        assert_eq!(positions, (0..28).collect());
         for refusal in all() {
             let answer = refusal.clone().into_answer("r-1");
             let body = body(&answer);

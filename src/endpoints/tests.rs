@@ -116,6 +116,7 @@ fn request<'a>(content_type: Option<&'a str>, body: &'a str) -> Request<'a> {
         client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         body: body.as_bytes(),
         request_id: "r-1",
+        browser: Browser::default(),
     }
 }
 

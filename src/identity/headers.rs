@@ -7,7 +7,7 @@
 
 use crate::config;
 
-use super::Identity;
+use super::{Identity, Phone};
 
 /// What `[identity]` says, ready for use on every request.
 #[derive(Clone, Debug)]
@@ -15,6 +15,7 @@ pub struct HeaderRules {
     openid: String,
     appid: String,
     unionid: String,
+    phone: Option<String>,
     session: Option<String>,
     /// The names above that no prefix covers, folded.
     reserved_names: Vec<String>,
@@ -29,6 +30,7 @@ impl HeaderRules {
             identity.reserved_prefixes.iter().map(|prefix| folded(prefix)).collect();
         let reserved_names = [&identity.openid, &identity.appid, &identity.unionid]
             .into_iter()
+            .chain(&identity.phone)
             .chain(&identity.session)
             .map(|name| folded(name))
             .filter(|name| !reserved_prefixes.iter().any(|prefix| name.starts_with(prefix)))
@@ -37,6 +39,7 @@ impl HeaderRules {
             openid: identity.openid.clone(),
             appid: identity.appid.clone(),
             unionid: identity.unionid.clone(),
+            phone: identity.phone.clone(),
             session: identity.session.clone(),
             reserved_names,
             reserved_prefixes,
@@ -71,6 +74,18 @@ impl HeaderRules {
     }
 }
 
+impl HeaderRules {
+    /// Whether the upstream is told phone numbers.
+    pub const fn tells_phone(&self) -> bool {
+        self.phone.is_some()
+    }
+
+    /// The header that tells a verified phone number, where it is named.
+    pub fn vouch_phone<'a>(&'a self, phone: Option<&'a Phone>) -> Option<(&'a str, &'a str)> {
+        Some((self.phone.as_deref()?, phone?.as_str()))
+    }
+}
+
 /// Whether a header's name, folded, is `folded`: lower case, each byte outside `[a-z0-9]` read
 /// as `-`. `folded` must be folded itself.
 pub fn folds_to(name: &[u8], folded: &str) -> bool {
@@ -97,6 +112,7 @@ mod tests {
             openid: openid.to_owned(),
             appid: "X-WX-APPID".to_owned(),
             unionid: "X-WX-UNIONID".to_owned(),
+            phone: None,
             session: session.map(str::to_owned),
             reserved_prefixes: prefixes.iter().map(|&prefix| prefix.to_owned()).collect(),
         })

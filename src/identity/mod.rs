@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// A value from WeChat or a token is not shaped like an identity.
 #[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
-#[error("not 6 to 64 letters, digits, `_` or `-`")]
+#[error("not 6 to 64 letters, digits, `_` or `-`, or no phone number")]
 pub struct InvalidIdentity;
 
 /// Whether `text` is an openid, unionid or appid: `[A-Za-z0-9_-]{6,64}`.
@@ -60,6 +60,38 @@ identity!(
     /// A user over all apps of one Open Platform account.
     UnionId
 );
+
+/// A phone number that WeChat verified for the caller: digits, `+`, `-` and spaces, at most 32.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Phone(Arc<str>);
+
+impl Phone {
+    /// Takes the text if it is shaped so; it becomes a header.
+    ///
+    /// # Errors
+    /// [`InvalidIdentity`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, InvalidIdentity> {
+        let plain = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b' ');
+        let ends = text.starts_with(' ') || text.ends_with(' ');
+        if (1..=32).contains(&text.len()) && text.bytes().all(plain) && !ends {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidIdentity)
+        }
+    }
+
+    /// The number as WeChat wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Phone {
+    // It may stand in no log at any level.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[Phone]")
+    }
+}
 
 /// Who is calling, proven by a token: what `identity::headers` tells the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]

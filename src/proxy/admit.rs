@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
+use super::browser::{self, FromBrowser};
 use super::client::{Client, Peer};
 use super::credential::{self, Credential};
 use super::exchange::Exchange;
-use super::forward::{self, Forward};
+use super::forward::{self, Forward, Told};
 use super::head::{self, RequestHead};
 use super::rules::Rules;
 use crate::config::{Auth, RateKey};
@@ -26,6 +27,8 @@ pub(crate) enum Decision {
     Refuse(Refusal),
     /// Answered by a redirect to the same path with a slash behind it.
     AddSlash(String),
+    /// Answered by sending the browser to the login.
+    LogIn(String),
     /// Answered by one of the gateway's own endpoints.
     Own(Box<OwnRequest>),
     /// Forwarded.
@@ -43,6 +46,8 @@ pub(crate) struct OwnRequest {
     pub(crate) content_type: Option<String>,
     /// `Referer` as written: names the mini program.
     pub(crate) referer: Option<String>,
+    /// What browsers say besides.
+    pub(crate) browser: FromBrowser,
 }
 
 impl OwnRequest {
@@ -61,6 +66,7 @@ impl OwnRequest {
             client: exchange.client,
             body,
             request_id: &exchange.request_id,
+            browser: self.browser.as_told(),
         };
         let answer = rules.endpoints.answer(self.endpoint, request).await;
         if let Some(auth) = answer.auth {
@@ -106,7 +112,7 @@ fn decide(
     if rules.endpoints.owns(&path.routed) {
         exchange.is_own();
         let credential = find_credential(rules, head)?;
-        return own(rules, head, &path.routed, credential);
+        return own(rules, head, &client, &path.routed, credential);
     }
     let route = match rules.table.find(head.host, &path.routed, head.method) {
         Found::Route(route) => Arc::clone(route),
@@ -120,7 +126,16 @@ fn decide(
     let credential = find_credential(rules, head)?;
     check_length(head, route.max_body_bytes)?;
     check_rate_of_address(&route, &client)?;
-    let caller = authenticate(rules, &route, &credential, exchange)?;
+    let caller = match authenticate(rules, &route, &credential, exchange) {
+        Ok(caller) => caller,
+        Err(refusal) => {
+            let login = browser::login(rules, head, &route, &path.forwarded, &refusal);
+            if let (Some(_), Some(auth)) = (&login, refusal.auth()) {
+                exchange.decided(auth);
+            }
+            return login.map(Decision::LogIn).ok_or(refusal);
+        }
+    };
     check_rate_of_caller(&route, &client, caller.as_deref())?;
     authorise(&route, caller.as_deref())?;
     Ok(Decision::Forward(Box::new(Forward {
@@ -133,6 +148,7 @@ fn decide(
         max_body_bytes: route.max_body_bytes,
         rules: Arc::clone(rules),
         route,
+        phone: Told::of(rules, caller.as_deref()),
         caller,
         client,
     })))
@@ -145,6 +161,7 @@ fn find_credential<'a>(rules: &Rules, head: &RequestHead<'a>) -> Result<Credenti
 fn own(
     rules: &Rules,
     head: &RequestHead<'_>,
+    client: &Client,
     path: &str,
     credential: Credential<'_>,
 ) -> Result<Decision, Refusal> {
@@ -158,6 +175,7 @@ fn own(
         },
         content_type: head.headers.text("content-type").map(ToOwned::to_owned),
         referer: head.headers.text("referer").map(ToOwned::to_owned),
+        browser: FromBrowser::of(head, client, &rules.config.session.token_from),
     })))
 }
 

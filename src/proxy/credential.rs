@@ -50,6 +50,17 @@ pub(crate) fn find<'a>(
     Ok(Credential::None)
 }
 
+/// The place that decided for [`find`].
+pub(crate) fn place<'p>(
+    head: &RequestHead<'_>,
+    places: &'p [TokenSource],
+) -> Option<&'p TokenSource> {
+    let holds = |place: &&TokenSource| {
+        matches!(find(head, std::slice::from_ref(*place)), Ok(Credential::Token(_)))
+    };
+    places.iter().find(holds)
+}
+
 /// The credentials of `Authorization: Bearer …`, if there are any.
 pub(crate) fn bearer(headers: Headers<'_>) -> Option<&str> {
     let value = headers.get_all("authorization").next()?;

@@ -8,6 +8,8 @@ use super::client::Client;
 use super::credential;
 use super::head::{Headers, RequestHead};
 use super::rules::Rules;
+use crate::endpoints::Refusal;
+use crate::identity::Phone;
 use crate::identity::headers::folds_to;
 use crate::route::table::Route;
 use crate::session::Verified;
@@ -21,6 +23,8 @@ pub(crate) struct Forward {
     pub(crate) route: Arc<Route>,
     /// Who is calling; `None` on a public route and for a guest.
     pub(crate) caller: Option<Arc<Verified>>,
+    /// The caller's verified phone number, where the upstream is told.
+    pub(crate) phone: Told,
     /// Path and query as the upstream gets them.
     pub(crate) target: String,
     /// `Host` as the upstream gets it: the client's.
@@ -35,6 +39,25 @@ pub(crate) struct Forward {
     pub(crate) nominated: Vec<String>,
     /// Largest body that the route takes; `None`: any.
     pub(crate) max_body_bytes: Option<u64>,
+}
+
+/// The phone number that the upstream is told.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// This one, or none.
+    Known(Option<Phone>),
+    /// The session store has to be asked.
+    NotYet,
+}
+
+impl Told {
+    /// For a caller, without waiting.
+    pub(crate) fn of(rules: &Rules, caller: Option<&Verified>) -> Self {
+        match caller.filter(|_| rules.headers.tells_phone()) {
+            Some(caller) => rules.sessions.known_phone(caller).map_or(Self::NotYet, Self::Known),
+            None => Self::Known(None),
+        }
+    }
 }
 
 /// What becomes of one of the client's headers.
@@ -79,6 +102,23 @@ const FORWARDED: [&str; 6] = [
 const FRAMING: [&str; 3] = ["content-length", "transfer-encoding", "host"];
 
 impl Forward {
+    /// Looks up what the upstream is told of the caller and no token says; waits for the session
+    /// store only for a caller whose phone number was verified, once for each token.
+    ///
+    /// # Errors
+    /// 503 where the store cannot be read and `session.on_store_error` is deny.
+    pub(crate) async fn look_up(&mut self) -> Result<(), Refusal> {
+        if let (Told::NotYet, Some(caller)) = (&self.phone, self.caller.as_deref()) {
+            self.phone = Told::Known(self.rules.sessions.phone(caller).await?);
+        }
+        Ok(())
+    }
+
+    /// Whether everything is known that the upstream is told.
+    pub(crate) const fn is_complete(&self) -> bool {
+        matches!(self.phone, Told::Known(_))
+    }
+
     /// Decides about one header of the client. `Host`, `Content-Length` and `Expect` are left to
     /// the lane, which frames the message.
     pub(crate) fn fate(&self, name: &[u8], value: &[u8]) -> Fate {
@@ -118,6 +158,10 @@ impl Forward {
     /// What the gateway adds: the identity last, so that nothing stands after it.
     pub(crate) fn additions(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         let client = &self.client;
+        let phone = match &self.phone {
+            Told::Known(phone) => phone.as_ref(),
+            Told::NotYet => None,
+        };
         let host = Some(client.forwarded_host.as_str()).filter(|host| !host.is_empty());
         [
             ("X-Request-Id", client.request_id.as_str()),
@@ -127,6 +171,7 @@ impl Forward {
         .into_iter()
         .chain(host.map(|host| ("X-Forwarded-Host", host)))
         .chain(self.rules.headers.vouch(self.caller.as_deref().map(|caller| &caller.identity)))
+        .chain(self.rules.headers.vouch_phone(phone))
         .map(|(name, value)| (name, Cow::Borrowed(value)))
     }
 }

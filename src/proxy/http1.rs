@@ -80,7 +80,14 @@ async fn one_request(
             After::KeepAlive => Left::Ready(connection),
             After::Close => Left::Closed,
         },
-        Ok(Plan::Full(asked, window, admitted)) => {
+        Ok(Plan::Full(asked, window, mut admitted)) => {
+            if let Err(refusal) = admitted.forward.look_up().await {
+                connection.skip(length);
+                connection.open(body_window(window, length));
+                let (exchange, refused) = (admitted.exchange, Decision::Refuse(refusal));
+                return Box::pin(answer_ourselves(rules, connection, asked, exchange, refused))
+                    .await;
+            }
             if asked.expects_continue && send_continue(&mut connection).await.is_err() {
                 return Left::Closed;
             }
@@ -117,7 +124,11 @@ impl Plan {
             return Self::Answer(Asked::of(head, after), window, exchange, decision);
         };
         match fast::body_length(head, window, length) {
-            Some(body) if rules.config.server.fast_lane && !speaks_tls(rules, &forward) => {
+            Some(body)
+                if rules.config.server.fast_lane
+                    && forward.is_complete()
+                    && !speaks_tls(rules, &forward) =>
+            {
                 Self::Fast(fast::Order::take(head, body, forward, exchange, after))
             }
             Some(_) | None => {
@@ -231,6 +242,7 @@ async fn answer_ourselves(
     let answer = match decision {
         Decision::Own(own) => own_answer(rules, &mut connection, &asked, &mut exchange, *own).await,
         Decision::AddSlash(location) => Answer::redirect(308, location),
+        Decision::LogIn(location) => Answer::redirect(302, location),
         Decision::Refuse(refusal) => refusal.into_answer(&exchange.request_id),
         // Forwarded by the caller.
         Decision::Forward(_) => Refusal::Internal.into_answer(&exchange.request_id),

@@ -158,6 +158,7 @@ async fn answer_ourselves(
     let answer = match decision {
         Decision::Own(own) => own_answer(rules, &mut session, &mut exchange, *own).await,
         Decision::AddSlash(location) => Answer::redirect(308, location),
+        Decision::LogIn(location) => Answer::redirect(302, location),
         Decision::Refuse(refusal) => refusal.into_answer(&exchange.request_id),
         // Forwarded by the caller.
         Decision::Forward(_) => Refusal::Internal.into_answer(&exchange.request_id),

@@ -9,6 +9,7 @@ mod admit;
 mod alarm;
 mod answering;
 mod attempt;
+mod browser;
 mod chunked;
 mod client;
 mod connection;

@@ -144,6 +144,7 @@ impl Built {
         View {
             config: Arc::clone(&self.rules.config),
             upstreams: Arc::clone(&self.rules.upstreams),
+            wechat: self.wechat.clone(),
         }
     }
 

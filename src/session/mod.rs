@@ -8,10 +8,12 @@ mod key_file;
 mod keys;
 mod list;
 mod revoked;
+mod secrets;
 mod store;
 mod token;
 mod vault;
 mod verified;
+mod visit;
 mod watch;
 
 use std::collections::HashMap;
@@ -23,6 +25,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::sync::OnceCell;
 
 use crate::clock::Clock;
 use crate::config::{self, OnStoreError};
@@ -35,17 +38,19 @@ pub use keys::{Algorithm, KeyError, keygen};
 pub use list::{Filter, Listed, Listing};
 pub use store::StoreError;
 pub use token::{TokenError, Verified};
+pub use visit::Visit;
 pub use watch::Watch;
 
 use keys::KeySet;
 use revoked::Revoked;
+use secrets::Secrets;
 use store::memory::Memory;
 use store::redis::Redis;
 use store::sqlite::Sqlite;
-use store::{Backend, Ended, Record, Store, Tidings, Unknown};
+use store::{Backend, Ended, Record, Sealed, Store, Tidings, Unknown};
 use token::Rules;
-use vault::Field;
 use verified::VerifiedTokens;
+use visit::Visits;
 use watch::Watches;
 
 /// How often what is over is taken out of memory.
@@ -85,8 +90,8 @@ pub struct NewSession {
     pub appid: AppId,
     /// The user over all apps, where WeChat gave one.
     pub unionid: Option<UnionId>,
-    /// WeChat's key for this login, base64 as WeChat wrote it.
-    pub session_key: Secret<String>,
+    /// WeChat's key for this login, base64 as WeChat wrote it; a browser's login has none.
+    pub session_key: Option<Secret<String>>,
 }
 
 /// A token that was just made.
@@ -113,6 +118,7 @@ pub struct Sessions {
     store: Store,
     revoked: Revoked,
     watches: Watches,
+    visits: Visits,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -200,6 +206,7 @@ impl Sessions {
             store: Store::new(backend, metrics.clone()),
             revoked,
             watches: Watches::new(),
+            visits: Visits::new(),
             clock,
             metrics,
         })
@@ -235,8 +242,8 @@ impl Sessions {
         let now = self.clock.unix_seconds();
         let ends_at = now.saturating_add(current.max_age.as_secs());
         let sid = random_id()?;
-        let key = new.session_key.expose().as_bytes();
-        let session_key = vault::seal(&current.keys, &sid, Field::SessionKey, key);
+        let kept = Secrets { session_key: new.session_key, phone: None };
+        let session_key = kept.seal(&current.keys, &sid);
         let record = Record {
             sid: sid.into(),
             openid: new.openid,
@@ -293,11 +300,12 @@ impl Sessions {
         let record = self.store.extend(sid, expires_at, now).await?;
         let record = of(verified, record)?;
         if vault::is_of_older_key(&current.keys, &record.session_key)
-            && let Some(key) =
-                vault::open(&current.keys, sid, Field::SessionKey, &record.session_key)
-            && let Some(sealed) = vault::seal(&current.keys, sid, Field::SessionKey, key.expose())
+            && let Some(kept) = Secrets::open(&current.keys, sid, &record.session_key)
+            && let Some(sealed) = kept.seal(&current.keys, sid)
         {
-            self.store.reseal(sid, sealed).await?;
+            let sealed = Sealed { session_key: sealed, scope: record.scope.clone() };
+            // Where another was quicker, that one sealed it anew.
+            self.store.reseal(&record, &sealed).await?;
         }
         issue(&current, &record, expires_at.min(record.ends_at), now)
     }
@@ -316,8 +324,8 @@ impl Sessions {
         let found = self.store.find(sid, self.clock.unix_seconds()).await?;
         let record = of(verified, found)?;
         let keys = &self.rules.load().keys;
-        let key = vault::open(keys, sid, Field::SessionKey, &record.session_key);
-        Ok(key.and_then(|key| String::from_utf8(key.expose().clone()).ok()).map(Secret::new))
+        let kept = Secrets::open(keys, sid, &record.session_key);
+        Ok(kept.and_then(|kept| kept.session_key))
     }
 
     /// Ends the session of a good token: all its tokens are refused from now on.
@@ -446,6 +454,7 @@ fn issue(
         scope: record.scope.clone(),
         issued_at: now,
         expires_at,
+        phone: OnceCell::new(),
     };
     let access_token = token::sign(current.keys.signer(), &verified, &random_id()?)
         .ok_or(SessionError::Signing)?;

@@ -85,7 +85,7 @@ impl World {
             openid: OpenId::parse(openid).unwrap(),
             appid: AppId::parse(appid).unwrap(),
             unionid: None,
-            session_key: Secret::new("tiihtNczf5v6AKRyjwEUhQ==".to_owned()),
+            session_key: Some(Secret::new("tiihtNczf5v6AKRyjwEUhQ==".to_owned())),
         };
         self.sessions.open(new).await.unwrap()
     }

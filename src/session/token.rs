@@ -11,9 +11,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize};
+use tokio::sync::OnceCell;
 
 use super::keys::{Key, KeySet};
-use crate::identity::{AppId, Identity, OpenId, UnionId};
+use crate::identity::{AppId, Identity, OpenId, Phone, UnionId};
 use crate::secret::Secret;
 
 /// Longer ones are refused unread.
@@ -55,6 +56,9 @@ pub struct Verified {
     pub issued_at: u64,
     /// From when on it is no longer good, in Unix seconds.
     pub expires_at: u64,
+    /// The phone number of the session, once it was looked for; see `Sessions::phone`. Here, so
+    /// that it is forgotten with the token, and another token looks anew.
+    pub(super) phone: OnceCell<Option<Phone>>,
 }
 
 /// By what a token is judged.
@@ -218,7 +222,13 @@ fn judge(claims: Read<'_>, rules: &Rules<'_>) -> Result<Verified, TokenError> {
         scope.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
     });
     let identity = Identity { openid, appid, unionid, sid: Arc::from(&*claims.sid) };
-    Ok(Verified { identity, scope, issued_at: claims.iat, expires_at: claims.exp })
+    Ok(Verified {
+        identity,
+        scope,
+        issued_at: claims.iat,
+        expires_at: claims.exp,
+        phone: OnceCell::new(),
+    })
 }
 
 /// The id becomes a header value and a store's key, so that nothing else may pass.

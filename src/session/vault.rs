@@ -24,6 +24,8 @@ const NONCE_BYTES: usize = 24;
 pub(super) enum Field<'a> {
     /// WeChat's session_key.
     SessionKey,
+    /// What a browser keeps while its user is at WeChat's login page.
+    Visit,
     /// The cookies of this upstream.
     Jar(&'a str),
 }
@@ -91,6 +93,7 @@ fn sealed_by<'a, 'b>(keys: &'a KeySet, envelope: &'b [u8]) -> Option<(&'a Key, &
 fn bound_in(sid: &str, field: Field<'_>) -> Vec<u8> {
     let (name, upstream) = match field {
         Field::SessionKey => ("session_key", ""),
+        Field::Visit => ("visit", ""),
         Field::Jar(upstream) => ("jar", upstream),
     };
     let mut data = Vec::with_capacity(sid.len() + name.len() + upstream.len() + 24);

@@ -114,7 +114,13 @@ mod tests {
             unionid: None,
             sid: "s".into(),
         };
-        Arc::new(Verified { identity, scope: Vec::new(), issued_at: 1, expires_at })
+        Arc::new(Verified {
+            identity,
+            scope: Vec::new(),
+            issued_at: 1,
+            expires_at,
+            phone: tokio::sync::OnceCell::new(),
+        })
     }
 
     #[test]

@@ -231,6 +231,7 @@ mod tests {
     fn https_needs_no_tls_provider_from_elsewhere() {
         let config = config::Wechat {
             api_base: vec![Url::parse("https://api.weixin.qq.com").unwrap()],
+            open_base: Url::parse("https://open.weixin.qq.com").unwrap(),
             timeout: Duration::from_secs(3),
             max_concurrent: 256,
         };

@@ -10,8 +10,13 @@ use super::Checker;
 use super::paths;
 use crate::secret::Secret;
 
+/// Where WeChat's API is.
+const API: &str = "https://api.weixin.qq.com";
+/// Where its pages are.
+const OPEN: &str = "https://open.weixin.qq.com";
+
 /// `[wechat]`
-pub(super) fn wechat(file: &file::Wechat, checker: &mut Checker<'_>) -> Wechat {
+pub(super) fn wechat(file: &file::Wechat, checker: &mut Checker<'_>) -> Option<Wechat> {
     let section = Key::of("wechat");
     let list = section.name("api_base");
     if file.api_base.0.is_empty() {
@@ -21,7 +26,7 @@ pub(super) fn wechat(file: &file::Wechat, checker: &mut Checker<'_>) -> Wechat {
     let mut api_base: Vec<Url> = Vec::new();
     for (index, text) in file.api_base.0.iter().enumerate() {
         let key = if single { list.clone() } else { list.item(index) };
-        let Some(url) = base_url(text, &key, checker) else { continue };
+        let Some(url) = base_url(text, API, &key, checker) else { continue };
         if api_base.contains(&url) {
             checker.wrong(&key, "is in the list already", "leave one of them out");
         }
@@ -31,15 +36,17 @@ pub(super) fn wechat(file: &file::Wechat, checker: &mut Checker<'_>) -> Wechat {
         let what = "must be at least 1, else nobody can log in";
         checker.wrong(&section.name("max_concurrent"), what, "write for example 256");
     }
-    Wechat {
+    let open_base = base_url(&file.open_base, OPEN, &section.name("open_base"), checker)?;
+    Some(Wechat {
         api_base,
+        open_base,
         timeout: checker.timeout(&section.name("timeout"), file.timeout),
         max_concurrent: file.max_concurrent,
-    }
+    })
 }
 
 /// A base URL: scheme, host and port. It is never quoted, since a password may stand in it.
-fn base_url(text: &str, key: &Key, checker: &mut Checker<'_>) -> Option<Url> {
+fn base_url(text: &str, usual: &'static str, key: &Key, checker: &mut Checker<'_>) -> Option<Url> {
     let url = Url::parse(text).ok().filter(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.username().is_empty()
@@ -50,7 +57,7 @@ fn base_url(text: &str, key: &Key, checker: &mut Checker<'_>) -> Option<Url> {
     });
     let Some(url) = url else {
         let what = "is not a URL of scheme, host and port only";
-        checker.wrong(key, what, "write \"https://api.weixin.qq.com\"");
+        checker.wrong(key, what, format!("write \"{usual}\""));
         return None;
     };
     let local = match url.host() {

@@ -76,6 +76,7 @@ pub(super) fn identity(file: file::Identity, checker: &mut Checker<'_>) -> Ident
         ("openid", Some(&file.openid)),
         ("appid", Some(&file.appid)),
         ("unionid", Some(&file.unionid)),
+        ("phone", file.phone.as_ref()),
         ("session", file.session.as_ref()),
     ];
     for (key, name) in names {
@@ -105,6 +106,7 @@ pub(super) fn identity(file: file::Identity, checker: &mut Checker<'_>) -> Ident
         openid: file.openid,
         appid: file.appid,
         unionid: file.unionid,
+        phone: file.phone,
         session: file.session,
         reserved_prefixes: file.reserved_prefixes,
     }

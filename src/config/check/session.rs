@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::super::file;
 use super::super::problem::{Key, quote};
-use super::super::{Identity, Session, SigningKey, Store, TokenSource};
+use super::super::{App, AppKind, Identity, Session, SigningKey, Store, TokenSource};
 use super::identity::{fold, header_fault, is_token};
 use super::{Checker, store};
 use crate::secret::Secret;
@@ -32,6 +32,7 @@ const EXAMPLES: &[&str] = &[
 pub(super) fn session(
     file: file::Session,
     identity: &Identity,
+    apps: &[App],
     checker: &mut Checker<'_>,
 ) -> Option<Session> {
     let section = Key::of("session");
@@ -60,10 +61,17 @@ pub(super) fn session(
         }
         most
     });
+    let token_from = token_from(&file.token_from, identity, checker);
+    let is_cookie = |place: &TokenSource| matches!(place, TokenSource::Cookie(_));
+    let is_web = |app: &App| app.kind != AppKind::MiniProgram;
+    if apps.iter().any(is_web) && !token_from.iter().any(is_cookie) {
+        let what = "names no cookie, and browsers keep their session in one";
+        checker.wrong(&section.name("token_from"), what, "add \"cookie:wxgate_session\"");
+    }
     Some(Session {
         ttl,
         max_age: file.max_age.0,
-        token_from: token_from(&file.token_from, identity, checker),
+        token_from,
         signing_keys,
         store: store?,
         on_store_error: file.on_store_error,

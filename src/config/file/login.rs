@@ -136,6 +136,10 @@ pub(crate) struct Identity {
     pub(crate) appid: String,
     /// Header that carries the unionid, where there is one.
     pub(crate) unionid: String,
+    /// Header that carries the phone number, once /phone under `login.prefix` verified one.
+    /// Default: not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) phone: Option<String>,
     /// Header that carries the session's id. Default: not sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) session: Option<String>,
@@ -150,6 +154,7 @@ impl Default for Identity {
             openid: "X-WX-OPENID".to_owned(),
             appid: "X-WX-APPID".to_owned(),
             unionid: "X-WX-UNIONID".to_owned(),
+            phone: None,
             session: None,
             reserved_prefixes: vec!["X-WX-".to_owned()],
         }

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use async_trait::async_trait;
 
-use super::{Ended, Jar, Page, Query, Record, StoreError, Unknown};
+use super::{Ended, Jar, Page, Query, Record, Sealed, StoreError, Unknown};
 use crate::clock::Clock;
 use crate::identity::{AppId, OpenId};
 
@@ -32,7 +32,7 @@ pub(in crate::session) trait Backend: Send + Sync {
 
     async fn extend(&self, sid: &str, expires_at: u64) -> Result<Option<Record>, StoreError>;
 
-    async fn reseal(&self, sid: &str, sealed: Vec<u8>) -> Result<(), StoreError>;
+    async fn reseal(&self, was: &Record, sealed: &Sealed) -> Result<bool, StoreError>;
 
     async fn end(
         &self,

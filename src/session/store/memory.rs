@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::observe::IntGauge;
 
-use super::{Backend, Ended, Jar, Page, Query, Record, StoreError, Tidings, Unknown};
+use super::{Backend, Ended, Jar, Page, Query, Record, Sealed, StoreError, Tidings, Unknown};
 use crate::identity::{AppId, OpenId};
 
 const SHARDS: usize = 64;
@@ -223,13 +223,15 @@ impl Backend for Memory {
         Ok(Some(record.clone()))
     }
 
-    async fn reseal(&self, sid: &str, sealed: Vec<u8>) -> Result<(), StoreError> {
-        if let Some(mut shard) = self.shard(sid)
-            && let Some(record) = shard.sessions.get_mut(sid)
-        {
-            record.session_key = sealed;
+    async fn reseal(&self, was: &Record, sealed: &Sealed) -> Result<bool, StoreError> {
+        let Some(mut shard) = self.shard(&was.sid) else { return Ok(false) };
+        let Some(record) = shard.sessions.get_mut(&was.sid) else { return Ok(false) };
+        let unchanged = record.session_key == was.session_key;
+        if unchanged {
+            record.session_key.clone_from(&sealed.session_key);
+            record.scope.clone_from(&sealed.scope);
         }
-        Ok(())
+        Ok(unchanged)
     }
 
     async fn end(

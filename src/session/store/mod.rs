@@ -67,7 +67,7 @@ pub(super) struct Record {
     pub(super) openid: OpenId,
     pub(super) appid: AppId,
     pub(super) unionid: Option<UnionId>,
-    /// WeChat's key for this login, sealed; it leaves the gateway in no form.
+    /// WeChat's key for this login and the phone number, sealed; see `secrets.rs`.
     pub(super) session_key: Vec<u8>,
     /// What the session may do beyond being logged in.
     pub(super) scope: Vec<String>,
@@ -77,6 +77,13 @@ pub(super) struct Record {
     pub(super) ends_at: u64,
     /// When the last token that was made for it expires, in Unix seconds.
     pub(super) last_token_expires_at: u64,
+}
+
+/// What is sealed in a session from now on, and what it may do with it.
+#[derive(Clone, Debug)]
+pub(super) struct Sealed {
+    pub(super) session_key: Vec<u8>,
+    pub(super) scope: Vec<String>,
 }
 
 /// A session that was ended: its tokens must be refused until the last has expired.
@@ -186,9 +193,10 @@ impl Store {
         Ok(found.filter(|record| now < record.ends_at))
     }
 
-    /// Replaces the sealed session_key by one sealed anew.
-    pub(super) async fn reseal(&self, sid: &str, sealed: Vec<u8>) -> Result<(), StoreError> {
-        self.timed("reseal", self.backend.reseal(sid, sealed)).await
+    /// Replaces what is sealed in a session, and its scope, if what is sealed is still what it
+    /// `was`; else says `false` and leaves it.
+    pub(super) async fn reseal(&self, was: &Record, sealed: &Sealed) -> Result<bool, StoreError> {
+        self.timed("reseal", self.backend.reseal(was, sealed)).await
     }
 
     /// Ends one session. When this returns, the revocation outlives the process as far as the

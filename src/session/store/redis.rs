@@ -17,7 +17,7 @@ use crate::observe::IntGauge;
 use async_trait::async_trait;
 use redis::Cmd;
 
-use super::{Backend, Ended, Jar, Page, Query, Record, StoreError, Tidings, Unknown};
+use super::{Backend, Ended, Jar, Page, Query, Record, Sealed, StoreError, Tidings, Unknown};
 use crate::clock::Clock;
 use crate::config;
 use crate::identity::{AppId, OpenId};
@@ -52,9 +52,11 @@ const EXTEND: &str = "local value = redis.call('GET', KEYS[1]) \
     value = digits .. string.sub(value, 13) end \
     return value";
 
-/// Replaces what stands behind the times, if the session is still there.
+/// Replaces what stands behind the times if it is still ARGV[2].
 const RESEAL: &str = "local value = redis.call('GET', KEYS[1]) \
-    if value then redis.call('SET', KEYS[1], string.sub(value, 1, 24) .. ARGV[1], 'KEEPTTL') end";
+    if not value or string.sub(value, 25) ~= ARGV[2] then return 0 end \
+    redis.call('SET', KEYS[1], string.sub(value, 1, 24) .. ARGV[1], 'KEEPTTL') \
+    return 1";
 
 /// Keeps a jar if its version is still ARGV[2]. KEYS: session, jars. ARGV: upstream, version,
 /// sealed.
@@ -160,12 +162,13 @@ impl Backend for Redis {
         value.map(|value| value::read(sid, &value)).transpose()
     }
 
-    async fn reseal(&self, sid: &str, sealed: Vec<u8>) -> Result<(), StoreError> {
-        let Some(mut record) = self.find(sid).await? else { return Ok(()) };
-        record.session_key = sealed;
-        let mut reseal = script(RESEAL, &[session_key(sid)]);
-        reseal.arg(value::rest(&record)?);
-        self.link.one(reseal).await
+    async fn reseal(&self, was: &Record, sealed: &Sealed) -> Result<bool, StoreError> {
+        let Sealed { session_key: key, scope } = sealed.clone();
+        let now = Record { session_key: key, scope, ..was.clone() };
+        let mut reseal = script(RESEAL, &[session_key(&was.sid)]);
+        reseal.arg(value::rest(&now)?).arg(value::rest(was)?);
+        let replaced: u8 = self.link.one(reseal).await?;
+        Ok(replaced == 1)
     }
 
     async fn end(

@@ -13,7 +13,7 @@ use crate::observe::IntGauge;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
-use super::{Backend, Ended, Jar, Page, Query, Record, StoreError, Tidings, Unknown};
+use super::{Backend, Ended, Jar, Page, Query, Record, Sealed, StoreError, Tidings, Unknown};
 use crate::identity::{AppId, OpenId, UnionId};
 use writer::{Access, Writer};
 
@@ -123,13 +123,16 @@ impl Backend for Sqlite {
         self.writer.call(Access::Write, work).await
     }
 
-    async fn reseal(&self, sid: &str, sealed: Vec<u8>) -> Result<(), StoreError> {
-        let sid = sid.to_owned();
+    async fn reseal(&self, was: &Record, sealed: &Sealed) -> Result<bool, StoreError> {
+        let (sid, old, sealed) = (was.sid.clone(), was.session_key.clone(), sealed.clone());
         let work = move |connection: &Connection| {
-            connection
-                .prepare_cached("UPDATE sessions SET session_key = ?2 WHERE sid = ?1")?
-                .execute(params![sid, sealed])?;
-            Ok(())
+            let changed = connection
+                .prepare_cached(
+                    "UPDATE sessions SET session_key = ?3, scope = ?4 \
+                     WHERE sid = ?1 AND session_key = ?2",
+                )?
+                .execute(params![sid, old, sealed.session_key, sealed.scope.join(" ")])?;
+            Ok(changed == 1)
         };
         self.writer.call(Access::Write, work).await
     }

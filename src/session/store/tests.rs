@@ -159,9 +159,13 @@ async fn a_session_is_found_as_it_was_kept() {
         assert_eq!(store.backend.find("s1").await.unwrap(), Some(kept.clone()));
         assert_eq!(store.backend.find("s3").await.unwrap(), None);
         store.counts(2).await;
-        store.backend.reseal("s1", vec![9; 300]).await.unwrap();
-        store.backend.reseal("s3", vec![9; 300]).await.unwrap();
-        let sealed = Record { session_key: vec![9; 300], ..kept };
+        let anew = Sealed { session_key: vec![9; 300], scope: vec!["phone".to_owned()] };
+        let sealed =
+            Record { scope: anew.scope.clone(), session_key: vec![9; 300], ..kept.clone() };
+        assert!(store.backend.reseal(&kept, &anew).await.unwrap());
+        assert_eq!(store.backend.find("s1").await.unwrap(), Some(sealed.clone()));
+        assert!(!store.backend.reseal(&kept, &anew).await.unwrap(), "changed meanwhile");
+        assert!(!store.backend.reseal(&session("s3"), &anew).await.unwrap());
         assert_eq!(store.backend.find("s1").await.unwrap(), Some(sealed));
         assert_eq!(store.backend.find("s3").await.unwrap(), None);
     })

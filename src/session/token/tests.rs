@@ -92,6 +92,7 @@ fn verified(unionid: Option<&str>, scope: &[&str]) -> Verified {
         scope: scope.iter().map(|word| (*word).to_owned()).collect(),
         issued_at: NOW,
         expires_at: NOW + 7200,
+        phone: OnceCell::new(),
     }
 }
 

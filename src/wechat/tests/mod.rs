@@ -175,7 +175,12 @@ struct Gateway {
 }
 
 fn settings(hosts: Vec<Url>) -> config::Wechat {
-    config::Wechat { api_base: hosts, timeout: PATIENT, max_concurrent: 64 }
+    config::Wechat {
+        api_base: hosts,
+        open_base: Url::parse("https://open.weixin.qq.com").unwrap(),
+        timeout: PATIENT,
+        max_concurrent: 64,
+    }
 }
 
 fn hasty(hosts: Vec<Url>) -> config::Wechat {

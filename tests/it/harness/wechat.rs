@@ -1,7 +1,7 @@
 //! A fake WeChat: `/sns/jscode2session` with every answer that WeChat or a broken network gives.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -15,6 +15,9 @@ use super::{DEADLINE, set_reset_on_close};
 pub(crate) const APPID: &str = "wx0123456789abcdef";
 /// Its secret.
 pub(crate) const SECRET: &str = "appsecret-5f0c3d9a7b1e4826";
+
+/// WeChat's access_token of every app.
+pub(crate) const ACCESS_TOKEN: &str = "75_access-token-that-only-admins-see";
 
 /// The openid of a user of the fake WeChat.
 pub(crate) fn openid_of(user: &str) -> String {
@@ -60,6 +63,7 @@ pub(crate) enum Play {
 pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) parameters: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Call {
@@ -73,6 +77,8 @@ impl Call {
 
 #[derive(Default)]
 struct Shared {
+    /// By path, for all but the login.
+    answers: Mutex<HashMap<String, Play>>,
     plays: Mutex<HashMap<String, Play>>,
     calls: Mutex<Vec<Call>>,
     used: Mutex<Vec<String>>,
@@ -137,6 +143,11 @@ impl FakeWechat {
         code
     }
 
+    /// What every call of this path is answered with from now on, but the login's.
+    pub(crate) fn answers(&self, path: &str, play: Play) {
+        self.shared.answers.lock().unwrap().insert(path.to_owned(), play);
+    }
+
     fn plays(&self, code: &str, play: Play) {
         self.shared.plays.lock().unwrap().insert(code.to_owned(), play);
     }
@@ -189,14 +200,22 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             return Ok(());
         }
         let mut line = String::new();
+        let mut length = 0;
         while reader.read_line(&mut line)? > 2 {
+            let lower = line.to_ascii_lowercase();
+            if let Some(value) = lower.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
             line.clear();
         }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
         let target = request_line.split(' ').nth(1).unwrap_or_default();
         let url = url::Url::parse(&format!("http://wechat.test{target}")).unwrap();
         let call = Call {
             path: url.path().to_owned(),
             parameters: url.query_pairs().into_owned().collect(),
+            body: String::from_utf8(body).unwrap(),
         };
         shared.calls.lock().unwrap().push(call.clone());
         let play = play_of(&call, shared);
@@ -213,8 +232,17 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
 
 /// What WeChat does with these parameters; the checks are in its order.
 fn play_of(call: &Call, shared: &Shared) -> Play {
-    if call.path != "/sns/jscode2session" {
-        return Play::Status(404, "not here".to_owned());
+    if let Some(play) = shared.answers.lock().unwrap().get(&call.path) {
+        return play.clone();
+    }
+    match call.path.as_str() {
+        "/sns/jscode2session" => {}
+        "/cgi-bin/stable_token" => {
+            let body = format!("{{\"access_token\":\"{ACCESS_TOKEN}\",\"expires_in\":7200}}");
+            return Play::Body(body);
+        }
+        "/wxa/checksession" => return Play::Errcode(0),
+        _ => return Play::Status(404, "not here".to_owned()),
     }
     if call.parameter("appid").is_none_or(|appid| !appid.starts_with("wx")) {
         return Play::Errcode(40013);
