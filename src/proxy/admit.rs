@@ -116,7 +116,7 @@ fn decide(
     }
     let route = match rules.table.find(head.host, &path.routed, head.method) {
         Found::Route(route) => Arc::clone(route),
-        Found::AddSlash => return Ok(Decision::AddSlash(with_slash(&path.routed, head.target))),
+        Found::AddSlash => return Ok(Decision::AddSlash(with_slash(&path.forwarded, head.target))),
         Found::MethodNotAllowed { allow } => {
             return Err(Refusal::MethodNotAllowed { allow: allow.to_owned() });
         }
@@ -142,8 +142,8 @@ fn decide(
         target: forward::target(head, &path.forwarded, rules, &route),
         host: head.host.to_owned(),
         websocket: head.is_websocket(),
-        takes_authorization: credential::bearer(head.headers)
-            .is_some_and(|token| rules.sessions.is_ours(token)),
+        takes_authorization: credential::authorization_words(head.headers)
+            .any(|word| rules.sessions.is_ours(word)),
         nominated: forward::nominated(head.headers),
         max_body_bytes: route.max_body_bytes,
         rules: Arc::clone(rules),
@@ -238,7 +238,7 @@ fn authenticate(
     };
     exchange.decided(auth);
     if let Some(caller) = &caller {
-        exchange.is_by(caller.identity.openid.as_str());
+        exchange.has_caller(caller);
     }
     Ok(caller)
 }

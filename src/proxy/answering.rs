@@ -70,6 +70,18 @@ pub(crate) fn is_framed_plainly(response: &ResponseHeader) -> bool {
         && codings.next().is_none()
 }
 
+/// Writes the length of an answer once (RFC 9110 section 8.6). Pingora has seen that several are
+/// equal, but passes `5, 5` and two lines on as they came.
+pub(crate) fn state_length_once(response: &mut ResponseHeader) -> pingora::Result<()> {
+    let lengths = response.headers.get_all(http::header::CONTENT_LENGTH);
+    let mut digits = lengths.iter().flat_map(|value| value.as_bytes().split(|it| *it == b','));
+    if let (Some(first), Some(_)) = (digits.next(), digits.next()) {
+        let first = first.trim_ascii().to_vec();
+        response.insert_header(http::header::CONTENT_LENGTH, first)?;
+    }
+    Ok(())
+}
+
 /// Whether a header of an answer is about the upstream's connection (RFC 9110 section 7.6.1).
 pub(crate) fn is_hop_by_hop(name: &str, headers: Headers<'_>) -> bool {
     HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))

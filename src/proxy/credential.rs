@@ -35,12 +35,11 @@ pub(crate) fn find<'a>(
         let found = match place {
             TokenSource::Authorization => bearer(head.headers).map(Cow::Borrowed),
             TokenSource::Cookie(name) => one(cookies(head.headers)
-                .filter(|(candidate, _)| candidate == name)
+                .filter(|(candidate, _)| *candidate == name.as_bytes())
                 .map(|(_, value)| value)),
-            TokenSource::Header(name) => one(head
-                .headers
-                .get_all(name)
-                .map(|value| std::str::from_utf8(value).unwrap_or("not text").trim())),
+            TokenSource::Header(name) => {
+                one(head.headers.get_all(name).map(|value| text(value.trim_ascii())))
+            }
             TokenSource::Query(name) => query_value(head.target, name),
         };
         if let Some(token) = found {
@@ -65,13 +64,28 @@ pub(crate) fn place<'p>(
 pub(crate) fn bearer(headers: Headers<'_>) -> Option<&str> {
     let value = headers.get_all("authorization").next()?;
     let (scheme, rest) = value.split_at_checked(6)?;
-    let ends = rest.first().is_none_or(|byte| *byte == b' ');
+    // RFC 9110 writes one space; backends take a tab too (PHP, Spring), and must not be handed
+    // a token that was passed over here.
+    let ends = rest.first().is_none_or(|byte| matches!(byte, b' ' | b'\t'));
     if !(ends && scheme.eq_ignore_ascii_case(b"bearer")) {
         return None;
     }
-    // What is no text is no token either, but it is something, and so it is refused.
-    let token = std::str::from_utf8(rest).unwrap_or("not text").trim();
-    Some(token).filter(|token| !token.is_empty())
+    Some(text(rest.trim_ascii())).filter(|token| !token.is_empty())
+}
+
+/// Everything in `Authorization` that may be a token, however it is wrapped: in quotes, or behind
+/// another scheme in a list. A token of ours leaves with the header, whoever could read it.
+pub(crate) fn authorization_words<'a>(headers: Headers<'a>) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all("authorization")
+        .filter_map(|value| std::str::from_utf8(value).ok())
+        .flat_map(|value| value.split([' ', '\t', ',', ';', '"', '=', '\'']))
+        .filter(|word| word.contains('.'))
+}
+
+/// What is no text is no token either, but it is something, and so it is refused.
+fn text(value: &[u8]) -> &str {
+    std::str::from_utf8(value).unwrap_or("not text")
 }
 
 /// The one value of a place; empty ones hold nothing.
@@ -91,13 +105,16 @@ fn one<'a>(values: impl Iterator<Item = &'a str>) -> Option<Cow<'a, str>> {
     found
 }
 
-fn cookies<'a>(headers: Headers<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
-    headers
-        .get_all("cookie")
-        .filter_map(|value| std::str::from_utf8(value).ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(name, value)| (name.trim(), value.trim().trim_matches('"')))
+/// Names and values, cut up byte by byte as [`cookie_without`] does it: another cookie may hold
+/// bytes that are no text (GBK), and what is found here must be what is taken off there.
+fn cookies<'a>(headers: Headers<'a>) -> impl Iterator<Item = (&'a [u8], &'a str)> {
+    headers.get_all("cookie").flat_map(|value| value.split(|byte| *byte == b';')).filter_map(
+        |pair| {
+            let (name, value) = pair.split_at_checked(pair.iter().position(|it| *it == b'=')?)?;
+            let value = value.get(1..)?.trim_ascii();
+            Some((name.trim_ascii(), text(value).trim_matches('"')))
+        },
+    )
 }
 
 fn query_value<'a>(target: &'a str, name: &str) -> Option<Cow<'a, str>> {

@@ -4,9 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::answering::SESSION_EXPIRES_IN;
 use super::head::RequestHead;
 use super::rules::Rules;
+use crate::endpoints::{Answer, Refusal};
 use crate::observe::{AccessLine, AuthResult, HashedUser, RouteMetrics};
+use crate::session::Verified;
 use crate::upstream::Server;
 
 /// One request on its way. Dropped when it has been answered, whatever happened: that is when it
@@ -30,6 +33,8 @@ pub(crate) struct Exchange {
     route: Option<Arc<str>>,
     auth: Option<AuthResult>,
     user: Option<HashedUser>,
+    /// Seconds left of the caller's token, within the last tenth of its life.
+    session_expires_in: Option<u64>,
     /// The server that was asked last.
     pub(crate) server: Option<Arc<Server>>,
     /// Status that the client got; 499 where it went away before one was sent.
@@ -78,6 +83,7 @@ impl Exchange {
             route: None,
             auth: None,
             user: None,
+            session_expires_in: None,
             server: None,
             status: 499,
             bytes_in: 0,
@@ -99,6 +105,21 @@ impl Exchange {
     /// What became of the authentication; the last word counts.
     pub(crate) fn decided(&mut self, auth: AuthResult) {
         self.auth = Some(auth);
+    }
+
+    /// Whose token was verified.
+    pub(crate) fn has_caller(&mut self, caller: &Verified) {
+        self.is_by(caller.identity.openid.as_str());
+        self.session_expires_in = self.rules.sessions.expiry_hint(caller);
+    }
+
+    /// A refusal as this request's client gets it.
+    pub(crate) fn refused(&self, refusal: Refusal) -> Answer {
+        let mut answer = refusal.into_answer(&self.request_id);
+        if let Some(seconds) = self.session_expires_in {
+            answer.headers.push((SESSION_EXPIRES_IN, seconds.to_string()));
+        }
+        answer
     }
 
     /// Who is logged in.

@@ -187,6 +187,8 @@ impl ProxyHttp for FullLane {
         request: &mut RequestHeader,
         passage: &mut Passage,
     ) -> Result<()> {
+        // Another attempt sends the body from its first byte again.
+        passage.received = 0;
         let forward = passage.forward()?;
         request.set_raw_path(forward.target.as_bytes())?;
         rewrite(request, forward)?;
@@ -249,6 +251,7 @@ impl ProxyHttp for FullLane {
             return Err(passage.refuse(Refusal::BadGateway));
         }
         answering::strip_hop_by_hop(response);
+        answering::state_length_once(response)?;
         // The gateway speaks HTTP/1.1 whatever the backend speaks: the framing is the gateway's.
         response.set_version(http::Version::HTTP_11);
         if status == 204 {
@@ -256,12 +259,20 @@ impl ProxyHttp for FullLane {
             response.remove_header(&http::header::CONTENT_LENGTH);
             response.remove_header(&http::header::TRANSFER_ENCODING);
         }
+        response.remove_header(answering::SESSION_EXPIRES_IN);
         let hint = Hint::of(forward);
         if let Some(seconds) = hint.session_expires_in {
             response.insert_header(answering::SESSION_EXPIRES_IN, seconds)?;
         }
         if !response.headers.contains_key("x-request-id") {
             response.insert_header("X-Request-Id", forward.client.request_id.as_str())?;
+        }
+        if session.req_header().version == http::Version::HTTP_10 {
+            // RFC 9112 section 6.1: HTTP/1.0 knows no chunks. What has no length then ends with
+            // the connection.
+            if response.remove_header(&http::header::TRANSFER_ENCODING).is_some() {
+                session.set_keepalive(None);
+            }
         }
         if forward.websocket {
             // The client's bytes were let through to make way for a WebSocket that is not coming.
@@ -323,13 +334,11 @@ impl ProxyHttp for FullLane {
             // nobody takes half of it for the whole.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
-        let request_id = passage
-            .admitted
-            .as_ref()
-            .map(|admitted| admitted.exchange.request_id.clone())
-            .unwrap_or_default();
         session.set_keepalive(None);
-        let answer = refusal.into_answer(&request_id);
+        let answer = match &passage.admitted {
+            Some(admitted) => admitted.exchange.refused(refusal),
+            None => refusal.into_answer(""),
+        };
         let status = answer.status;
         if let Err(error) = answering::write_to_session(session, answer).await {
             log::debug!("an answer could not be written: {}", error.etype().as_str());

@@ -116,6 +116,7 @@ pub(crate) async fn read_head(
     if connection.ahead().is_empty() {
         first_byte(connection, Instant::now() + limits.idle, drain).await?;
     }
+    // A total, empty lines before the request line included.
     let deadline = Instant::now() + limits.timeout;
     skip_empty_lines(connection, deadline).await?;
     // Another protocol, TLS mostly, is told so at once.
@@ -169,8 +170,12 @@ async fn skip_empty_lines(connection: &mut Connection, deadline: Instant) -> Res
             if connection.ahead().first().is_some_and(|byte| *byte != b'\r') {
                 return Ok(());
             }
-            if !matches!(connection.read_ahead_until(deadline).await, Ok(1..)) {
-                return Err(NoHead::Closed);
+            match connection.read_ahead_until(deadline).await {
+                Ok(1..) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    return Err(Refusal::RequestTimeout.into());
+                }
+                Ok(0) | Err(_) => return Err(NoHead::Closed),
             }
         }
         if !connection.ahead().starts_with(b"\r\n") {
@@ -317,7 +322,9 @@ pub(crate) fn is_authority(text: &str) -> bool {
                 None => (text, None),
             };
             let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-            if !host.bytes().all(is_name) {
+            // An empty label would be another host to who routes and the same to who resolves.
+            let labels = host.strip_suffix('.').unwrap_or(host);
+            if !host.bytes().all(is_name) || labels.split('.').any(str::is_empty) {
                 return false;
             }
             (host, port)
@@ -357,7 +364,8 @@ pub(crate) fn origin_form<'a>(
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
-    if !authority.eq_ignore_ascii_case(host) {
+    // To the letter, as Pingora compares them too; it would refuse another case without a word.
+    if authority != host {
         return Err(Refusal::Malformed("a request target of another host"));
     }
     match path {
@@ -404,7 +412,9 @@ fn not_a_length() -> Refusal {
 
 /// `1*DIGIT`, and nothing else that a number parser would take.
 pub(crate) fn content_length(digits: &[u8]) -> Result<u64, Refusal> {
-    if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
+    // One spelling for each number: `010` is eight to some parsers.
+    let padded = digits.len() > 1 && digits.first() == Some(&b'0');
+    if digits.is_empty() || padded || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
         return Err(not_a_length());
     }
     std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(not_a_length)

@@ -243,7 +243,7 @@ async fn answer_ourselves(
         Decision::Own(own) => own_answer(rules, &mut connection, &asked, &mut exchange, *own).await,
         Decision::AddSlash(location) => Answer::redirect(308, location),
         Decision::LogIn(location) => Answer::redirect(302, location),
-        Decision::Refuse(refusal) => refusal.into_answer(&exchange.request_id),
+        Decision::Refuse(refusal) => exchange.refused(refusal),
         // Forwarded by the caller.
         Decision::Forward(_) => Refusal::Internal.into_answer(&exchange.request_id),
     };

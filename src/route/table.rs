@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use crate::config::{self, Auth, Config, HostPattern};
+use crate::config::{self, Auth, Config, HostPattern, RateLimit};
 
 use super::RouteError;
 use super::list::Lists;
@@ -30,11 +30,33 @@ pub struct Route {
     /// As [`super::path::NormalPath::routed`] spells it, without a trailing `/`.
     strip_prefix: Option<String>,
     policy: Policy,
-    rate: Option<RateLimiter>,
+    rate: Option<Limit>,
+}
+
+/// A route's rate limit as it was written, and its buckets, which a reload keeps unless it
+/// changes the limit.
+#[derive(Debug)]
+struct Limit {
+    written: RateLimit,
+    limiter: Arc<RateLimiter>,
+}
+
+impl Limit {
+    fn new(written: RateLimit, previous: Option<&Self>) -> Self {
+        let kept = previous.filter(|previous| previous.written == written);
+        let limiter = kept.map(|kept| Arc::clone(&kept.limiter));
+        let limiter = limiter.unwrap_or_else(|| Arc::new(RateLimiter::new(written)));
+        Self { written, limiter }
+    }
 }
 
 impl Route {
-    fn load(route: &config::Route, lists: &Lists) -> Result<Self, RouteError> {
+    fn load(
+        route: &config::Route,
+        lists: &Lists,
+        previous: Option<&Self>,
+    ) -> Result<Self, RouteError> {
+        let buckets = previous.and_then(|previous| previous.rate.as_ref());
         let prefix = route.strip_prefix.as_deref();
         let prefix = prefix.map(|prefix| routed_spelling(&route.name, prefix)).transpose()?;
         Ok(Self {
@@ -44,7 +66,7 @@ impl Route {
             max_body_bytes: route.max_body_bytes,
             strip_prefix: prefix,
             policy: Policy::load(route, lists)?,
-            rate: route.rate_limit.map(RateLimiter::new),
+            rate: route.rate_limit.map(|written| Limit::new(written, buckets)),
         })
     }
 
@@ -55,7 +77,7 @@ impl Route {
 
     /// The route's own rate limit, if it has one.
     pub fn rate(&self) -> Option<&RateLimiter> {
-        self.rate.as_ref()
+        self.rate.as_ref().map(|limit| &*limit.limiter)
     }
 
     /// The path that the upstream gets: `forwarded` (of [`super::path::NormalPath`]) less
@@ -95,13 +117,19 @@ pub struct Table {
 }
 
 impl Table {
-    /// Builds the table of a configuration and loads the openid lists that its routes name.
+    /// Builds the table of a configuration and loads the openid lists that its routes name. Of
+    /// the `previous` one, if any, the buckets of unchanged rate limits are kept, by the routes'
+    /// names, so that a reload gives nobody a fresh one.
     ///
     /// # Errors
     /// [`RouteError`]: a list that cannot be read, a path that no request can have, two routes
     /// that nothing decides between.
-    pub fn build(config: &Config, lists: &Lists) -> Result<Self, RouteError> {
-        Self::of_routes(&config.routes, lists)
+    pub fn build(
+        config: &Config,
+        lists: &Lists,
+        previous: Option<&Self>,
+    ) -> Result<Self, RouteError> {
+        Self::of(&config.routes, lists, previous)
     }
 
     /// Builds the table of these routes alone, as [`Table::build`] does.
@@ -109,6 +137,14 @@ impl Table {
     /// # Errors
     /// As [`Table::build`].
     pub fn of_routes(routes: &[config::Route], lists: &Lists) -> Result<Self, RouteError> {
+        Self::of(routes, lists, None)
+    }
+
+    fn of(
+        routes: &[config::Route],
+        lists: &Lists,
+        previous: Option<&Self>,
+    ) -> Result<Self, RouteError> {
         let mut table = Self {
             routes: Vec::with_capacity(routes.len()),
             exact: HashMap::new(),
@@ -116,8 +152,13 @@ impl Table {
             longest_wildcard: 0,
             any: Paths::default(),
         };
+        let old: HashMap<&str, &Route> = previous
+            .into_iter()
+            .flat_map(|table| table.routes.iter().map(|route| (&*route.name, &**route)))
+            .collect();
         for written in routes {
-            let route = Arc::new(Route::load(written, lists)?);
+            let previous = old.get(written.name.as_str()).copied();
+            let route = Arc::new(Route::load(written, lists, previous)?);
             let path = routed_spelling(&written.name, &written.path)?;
             let paths = match &written.host {
                 HostPattern::Exact(host) => {

@@ -103,13 +103,14 @@ impl Built {
     ) -> Result<Self, ServeError> {
         let config = Arc::new(config);
         let metrics = &lasting.metrics;
-        let table = Table::build(&config, &lasting.lists).map_err(refused("routes"))?;
+        let old = previous.map(|previous| &*previous.rules);
+        let table = Table::build(&config, &lasting.lists, old.map(|old| &old.table))
+            .map_err(refused("routes"))?;
         let wechat = match previous {
             None => Wechat::new(&config, lasting.clock.clone(), Arc::clone(metrics)),
             Some(previous) => previous.wechat.renewed(&config),
         };
         let wechat = wechat.map_err(refused("wechat"))?;
-        let old = previous.map(|previous| &*previous.rules);
         let upstreams = Upstreams::build(&config, old.map(|old| &*old.upstreams), metrics)
             .map(Arc::new)
             .map_err(refused("tls"))?;

@@ -61,6 +61,9 @@ pub(super) async fn exchange(
 }
 
 fn read(answer: &Answer) -> Result<Code2Session, WechatError> {
+    if answer.optional_number("is_snapshotuser")?.unwrap_or_default() != 0 {
+        return Err(WechatError::SnapshotUser);
+    }
     let openid = user(answer.text("openid")?, "openid")?;
     let unionid = match answer.optional_text("unionid")? {
         Some(unionid) => Some(user(unionid, "unionid")?),

@@ -56,6 +56,7 @@ def main() -> int:
     import stage
     from rig import leaks
     from rig.gateway import Gateway
+    from rig.process import Process
 
     loader = unittest.defaultTestLoader
     suite = loader.loadTestsFromNames(arguments.tests) if arguments.tests else loader.discover(
@@ -67,6 +68,8 @@ def main() -> int:
         ).run(suite)
     finally:
         stage.Stage.clear()
+        for process in list(Process.started):
+            process.stop()
 
     places, searched = leaks.found(work, Gateway.written)
     secrets, people = leaks.counted()

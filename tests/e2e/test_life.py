@@ -12,7 +12,7 @@ import unittest
 from rig.backends import NginxFpm
 from rig.client import request
 from rig.gateway import Gateway
-from rig.process import accepts, await_that
+from rig.process import accepts, await_that, free_port
 from stage import Stage
 
 SECONDS = 10
@@ -213,8 +213,12 @@ strip_prefix = "/reload-{number}"
         self.assertEqual(self.gateway.ended(25), 0)
 
     def test_a_second_gateway_on_the_same_address_says_so_and_ends(self) -> None:
+        second_file = self.gateway.folder / "second.toml"
+        second_file.write_text(
+            self.gateway.base.replace(f":{self.gateway.admin}", f":{free_port()}")
+        )
         second = subprocess.run(
-            [os.environ["WXGATE"], "run", "-c", str(self.gateway.file)],
+            [os.environ["WXGATE"], "run", "-c", str(second_file)],
             env={**os.environ, "WX_SECRET": "0" * 32},
             capture_output=True,
             text=True,

@@ -218,6 +218,14 @@ fn an_answer_that_is_no_http_is_502() {
 }
 
 #[test]
+fn an_answer_that_breaks_before_a_byte_of_it_left_is_502() {
+    let site = Site::with().server("fast_lane = true").start();
+    let bytes = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\nhello\r\n";
+    site.upstream.answers("/open/broken", Reply::raw(bytes).then_close());
+    site.get("/open/broken").send().assert_refused(502, "bad_gateway");
+}
+
+#[test]
 fn bytes_after_an_answer_are_never_taken_for_the_next_one() {
     let site = Site::start();
     let poison = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
@@ -310,4 +318,19 @@ fn the_hosts_and_status_of_the_backend_are_the_callers_business_too() {
         assert_eq!(answer.text(), "its own");
         assert_eq!(answer.header("Retry-After"), Some("7"));
     }
+}
+
+#[test]
+fn a_body_that_is_sent_again_counts_once() {
+    let site = Site::with()
+        // The fast lane sends no body again.
+        .server("max_body_bytes = \"10KiB\"\nfast_lane = false")
+        .upstream("retries = 1")
+        .start();
+    site.upstream.answers("/open/x", Reply::default().then_reset());
+    let answer = site.request("PUT", "/open/x").body("a".repeat(6 * 1024)).send();
+    answer.assert_refused(502, "bad_gateway");
+    assert_eq!(site.upstream.requests_to("/open/x").len(), 2);
+    let line = site.access_line(|line| line["path"] == "/open/x");
+    assert_eq!(line["bytes_in"], 6 * 1024, "{line}");
 }

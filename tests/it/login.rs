@@ -10,7 +10,7 @@ use crate::harness::token::{Forge, KEY, decode, is_signed_by, unix_seconds};
 use crate::harness::wechat::{
     APPID, Play, SECRET, good_body, openid_of, session_key_of, unionid_of,
 };
-use crate::harness::{Answer, Refusing, Site, eventually};
+use crate::harness::{Answer, Refusing, Reply, Site, eventually};
 
 #[track_caller]
 fn assert_retry_after(answer: &Answer) {
@@ -896,6 +896,16 @@ fn an_answer_near_the_end_of_a_token_says_so() {
     assert!((4..=8).contains(&left), "{left}");
     let answer = site.get("/maybe/me").bearer(&old).send();
     assert!(answer.header("X-Session-Expires-In").is_some());
+
+    // A refusal is a response too, and a backend's word on it is not the gateway's.
+    site.upstream.answers("/api/broken", Reply::raw("no http\r\n\r\n").then_close());
+    let answer = site.get("/api/broken").bearer(&old).send();
+    assert_eq!(answer.status, 502);
+    assert!(answer.header("X-Session-Expires-In").is_some());
+    let forged = "HTTP/1.1 200 OK\r\nX-Session-Expires-In: 5\r\nContent-Length: 0\r\n\r\n";
+    site.upstream.answers("/api/forged", Reply::raw(forged));
+    let answer = site.get("/api/forged").bearer(&fresh).send();
+    assert_eq!(answer.header("X-Session-Expires-In"), None);
 }
 
 #[test]

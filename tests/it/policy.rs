@@ -306,3 +306,17 @@ fn decisions_are_counted_by_route_and_result() {
         assert_eq!(count, 1.0, "{route} {result}");
     }
 }
+
+#[test]
+fn a_reload_gives_nobody_a_fresh_bucket() {
+    let limited = |burst: u32| {
+        route("public", &format!("rate_limit = {{ per_ip = \"1/h\", burst = {burst} }}"))
+    };
+    let mut site = Site::with().routes(&limited(1)).start();
+    assert_eq!(site.get("/x/1").send().status, 200);
+    site.get("/x/1").send().assert_refused(429, "slow_down");
+    assert!(site.reload(|settings| settings));
+    site.get("/x/1").send().assert_refused(429, "slow_down");
+    assert!(site.reload(|settings| settings.routes(&limited(3))), "another limit");
+    assert_eq!(site.get("/x/1").send().status, 200);
+}

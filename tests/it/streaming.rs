@@ -387,3 +387,30 @@ fn a_body_that_stands_still_is_given_up_after_idle_timeout() {
     eventually("the backend is free", || site.upstream.open_connections() == 0);
     assert!(site.upstream.requests().iter().all(|seen| !seen.complete));
 }
+
+#[test]
+fn a_client_of_http_1_0_gets_no_chunks() {
+    let site = Site::start();
+    site.upstream.answers(
+        "/open/x",
+        Reply::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+    );
+    let head = "GET /open/x HTTP/1.0\r\nHost: shop.test\r\nConnection: keep-alive\r\n\r\n";
+    let bytes = site.connect().send(head).rest().expect("the answer ends with the connection");
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.ends_with("\r\n\r\nhello"), "{text}");
+    assert!(!text.to_ascii_lowercase().contains("transfer-encoding"), "{text}");
+}
+
+#[test]
+fn the_length_of_an_answer_is_stated_once_and_not_for_a_204() {
+    let site = Site::start();
+    for (reply, lengths) in [
+        ("200 OK\r\nContent-Length: 5, 5\r\n\r\nhello", &["5"][..]),
+        ("200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", &["5"]),
+        ("204 No Content\r\nContent-Length: 5\r\n\r\n", &[]),
+    ] {
+        site.upstream.answers("/open/x", Reply::raw(format!("HTTP/1.1 {reply}")).then_close());
+        assert_eq!(site.get("/open/x").send().values("Content-Length"), lengths, "{reply}");
+    }
+}

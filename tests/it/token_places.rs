@@ -281,3 +281,69 @@ fn an_empty_place_holds_nothing() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(site.get("/maybe/x").header("Cookie", "wxgate_session=").send().status, 200);
 }
+
+#[test]
+fn a_cookie_with_other_bytes_than_text_hides_no_token() {
+    let site = site();
+    let token = site.log_in("alice");
+    let request = |path: &str, token: &str| {
+        let mut bytes =
+            format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\nCookie: n=").into_bytes();
+        // GBK, as old pages write it.
+        bytes.extend(b"\xc4\xe3\xba\xc3");
+        bytes.extend(format!("; wxgate_session={token}\r\n\r\n").bytes());
+        bytes
+    };
+    for path in ["/api/x", "/maybe/x"] {
+        assert_eq!(site.raw(request(path, &token)).status, 200, "{path}");
+        let seen = site.upstream.last();
+        assert_eq!(seen.values("X-WX-OPENID"), [openid_of("alice")], "{path}");
+        assert_clean(&seen, &[&token]);
+        site.raw(request(path, "bad")).assert_refused(401, "invalid_token");
+    }
+}
+
+#[test]
+fn only_white_space_of_http_may_stand_around_a_cookies_name() {
+    let site = site();
+    let token = site.log_in("alice");
+    for name in ["\u{a0}wxgate_session", "\u{3000}wxgate_session", "wxgate_session\u{85}"] {
+        let cookie = format!("{name}={token}");
+        let answer = site.get("/api/x").header("Cookie", &cookie).send();
+        answer.assert_refused(401, "unauthorized");
+    }
+    let cookie = format!("wxgate_session=\u{a0}{token}");
+    site.get("/api/x").header("Cookie", &cookie).send().assert_refused(401, "invalid_token");
+}
+
+#[test]
+fn a_tab_after_bearer_hides_no_token() {
+    let site = site();
+    let token = site.log_in("alice");
+    for path in ["/api/x", "/maybe/x", "/open/x"] {
+        let request = site.get(path).header("Authorization", &format!("Bearer\t{token}"));
+        assert_eq!(request.send().status, 200, "{path}");
+        let seen = site.upstream.last();
+        assert!(seen.values("Authorization").is_empty(), "{}", seen.raw());
+        assert_clean(&seen, &[&token]);
+    }
+    let bad = site.get("/maybe/x").header("Authorization", "Bearer\tbad").send();
+    bad.assert_refused(401, "invalid_token");
+}
+
+#[test]
+fn a_token_of_ours_leaves_however_authorization_wraps_it() {
+    let site = Site::start();
+    let token = site.log_in("alice");
+    for value in [
+        format!("Basic YTpi, Bearer {token}"),
+        format!("Bearer foreign, Bearer {token}"),
+        format!("Bearer \"{token}\""),
+        format!("Digest username=\"a\", token=\"{token}\""),
+    ] {
+        assert_eq!(site.get("/open/x").header("Authorization", &value).send().status, 200);
+    }
+    for seen in site.upstream.requests() {
+        assert!(!seen.raw().contains(&token), "{}", seen.raw());
+    }
+}

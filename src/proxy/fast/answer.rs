@@ -112,7 +112,7 @@ pub(super) fn rewrite(
         if status == 101 {
             return Err(Malformed);
         }
-        write_lines(out, headers, &Hint::default(), None);
+        write_lines(out, headers, None);
         out.extend_from_slice(b"\r\n");
         let (keeps_alive, is_event_stream) = (false, false);
         return Ok(AnswerHead { status, framing: Framing::Empty, keeps_alive, is_event_stream });
@@ -120,7 +120,7 @@ pub(super) fn rewrite(
     let said = Said::read(headers)?;
     let framing = said.framing(status, asked.is_head);
     let length = said.length.filter(|_| status != 204 && !said.chunked);
-    write_lines(out, headers, asked.hint, length);
+    write_lines(out, headers, length);
     write_ours(out, headers, asked, framing);
     let keeps_alive = version == 1 && said.keeps_alive(headers);
     let is_event_stream = headers.get_all("content-type").any(is_event_stream);
@@ -174,7 +174,7 @@ impl Said {
 }
 
 /// Writes the headers that pass; the length is written once, however often it was said.
-fn write_lines(out: &mut Vec<u8>, headers: Headers<'_>, hint: &Hint, length: Option<u64>) {
+fn write_lines(out: &mut Vec<u8>, headers: Headers<'_>, length: Option<u64>) {
     let mut length = length;
     for line in headers.0 {
         let is = |name: &str| line.name.eq_ignore_ascii_case(name);
@@ -184,7 +184,7 @@ fn write_lines(out: &mut Vec<u8>, headers: Headers<'_>, hint: &Hint, length: Opt
             }
         } else if !(is_hop_by_hop(line.name, headers)
             || is("transfer-encoding")
-            || (hint.session_expires_in.is_some() && is(SESSION_EXPIRES_IN)))
+            || is(SESSION_EXPIRES_IN))
         {
             write_line(out, line.name.as_bytes(), line.value);
         }

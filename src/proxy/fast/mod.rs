@@ -150,7 +150,7 @@ enum End {
 async fn fail(connection: &mut Connection, order: &mut Order, failure: Failure, begun: Begun) {
     let exchange = &mut order.exchange;
     if let (Some(refusal), Begun::No) = (failure.refusal(), begun) {
-        let answer = refusal.into_answer(&exchange.request_id);
+        let answer = exchange.refused(refusal);
         exchange.status = answer.status;
         let method = if order.method == Method::Head { "HEAD" } else { "GET" };
         match write_to_connection(connection, &answer, method, After::Close).await {
@@ -303,21 +303,25 @@ impl Answering<'_> {
             }
             attempt.count(Attempted::Status(head.status));
             self.exchange.status = head.status;
-            *begun = Begun::Yes;
+            relay.told = false;
             let out = &mut self.exchange.bytes_out;
             let streaming = body::stream(relay, reply, head.framing, out);
-            match self.forward.caller.as_deref().filter(|_| head.is_event_stream) {
-                None => streaming.await?,
+            let streamed = match self.forward.caller.as_deref().filter(|_| head.is_event_stream) {
+                None => streaming.await,
                 Some(caller) => {
                     let mut watch = self.forward.rules.sessions.watch(caller);
                     tokio::select! {
-                        streamed = streaming => streamed?,
+                        streamed = streaming => streamed,
                         // Both connections are closed, in the middle of the answer.
-                        () = watch.ended() => return Err(Failure::SessionEnded),
+                        () = watch.ended() => Err(Failure::SessionEnded),
                     }
                 }
+            };
+            // An answer that broke before a byte of it left is none: the client gets ours.
+            if relay.told {
+                *begun = Begun::Yes;
             }
-            return Ok(head.keeps_alive);
+            return streamed.map(|()| head.keeps_alive);
         }
     }
 }

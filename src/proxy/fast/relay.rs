@@ -86,6 +86,8 @@ pub(super) struct Relay<'a> {
     pub(super) inbox: BytesMut,
     /// Whether anything came at all.
     pub(super) heard: bool,
+    /// Whether the client got anything.
+    pub(super) told: bool,
     limits: Limits,
     patience: Patience,
     waits_for: Option<Party>,
@@ -104,6 +106,7 @@ impl<'a> Relay<'a> {
             outgoing,
             inbox: BytesMut::new(),
             heard: false,
+            told: false,
             limits,
             patience: Patience::of(limits.write),
             waits_for: None,
@@ -153,6 +156,7 @@ impl<'a> Relay<'a> {
                 match step {
                     Poll::Ready(Ok(0)) if rest.is_empty() => return Poll::Ready(Ok(())),
                     Poll::Ready(Ok(count @ 1..)) => {
+                        self.told = true;
                         rest = rest.get(count..).unwrap_or_default();
                         self.patience.renew(self.limits.idle);
                     }

@@ -54,6 +54,9 @@ def await_that(condition: Callable[[], object], what: str, timeout: float = 30) 
 class Process:
     """One program with a folder of its own, whose output goes to files there."""
 
+    started: list["Process"] = []
+    """Every one, so that none outlives the run, even where a test could not be set up."""
+
     def __init__(self, folder: Path, argv: list[str], env: dict[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -69,6 +72,7 @@ class Process:
                 start_new_session=True,
             )
         self.pid = self.child.pid
+        Process.started.append(self)
 
     def stdout(self) -> str:
         """What it has printed so far."""
@@ -100,7 +104,11 @@ class Process:
         return self.child.wait(timeout)
 
     def stop(self) -> None:
-        """Ends it and what it started. Asking comes first, so that it can end in order."""
+        """Ends it and what it started, once. Asking comes first, so that it can end in order."""
+        if self in Process.started:
+            Process.started.remove(self)
+        else:
+            return
         if self.child.poll() is None:
             self.child.terminate()
             try:
