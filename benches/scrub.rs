@@ -33,6 +33,8 @@ fn scrub(criterion: &mut Criterion) {
         appid: "X-WX-APPID".to_owned(),
         unionid: "X-WX-UNIONID".to_owned(),
         phone: None,
+        assertion: None,
+        assertion_key: None,
         session: None,
         reserved_prefixes: vec!["X-WX-".to_owned()],
     });

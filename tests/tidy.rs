@@ -59,6 +59,10 @@ const SOLE_OWNERS: [(&str, &[&str]); 9] = [
             "src/secret.rs",
             "src/sandbox/",
             "src/cli/keygen.rs",
+            // The key that signs assertions.
+            "src/identity/assertion.rs",
+            // Whether a signing key is a PEM, before anything listens.
+            "src/config/check/session.rs",
         ],
     ),
     ("println!", &["src/cli/"]),

@@ -115,6 +115,10 @@ pub(super) fn check(file: File, checker: &mut Checker<'_>) -> Option<Config> {
     let wechat = apps::wechat(&file.wechat, checker);
     let apps = apps::apps(file.apps, checker);
     let login = apps::login(file.login, checker);
+    if login.verify && server.trusted_proxies.is_empty() {
+        let what = "is on, but `server.trusted_proxies` names nobody who may ask";
+        checker.wrong(&Key::of("login").name("verify"), what, "name the proxy's address there");
+    }
     let identity = identity::identity(file.identity, checker);
     let session = session::session(file.session, &identity, &apps, checker);
     let upstreams = upstreams::upstreams(file.upstreams, checker);

@@ -180,6 +180,8 @@ pub struct Login {
     pub rate_limit: Option<RateLimit>,
     /// Whether openid and unionid stand in answers to the client.
     pub expose_openid: bool,
+    /// Whether proxies in front may ask `verify` about requests that they serve.
+    pub verify: bool,
     /// How long the answer to a code is kept for a repeat; zero: not at all.
     #[serde(serialize_with = "redact::period")]
     pub replay_window: Duration,
@@ -321,7 +323,7 @@ pub struct SigningKey {
 }
 
 /// `[identity]`: header names as they are sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Identity {
     /// Carries the openid.
     pub openid: String,
@@ -333,6 +335,12 @@ pub struct Identity {
     pub phone: Option<String>,
     /// Carries the session's id; off unless named.
     pub session: Option<String>,
+    /// Carries a signed JWT about the caller; off unless named.
+    pub assertion: Option<String>,
+    /// What signs it: Ed25519, PKCS#8 as PEM. `None`: the first such signing key, which there
+    /// then is.
+    #[serde(serialize_with = "redact::secrets")]
+    pub assertion_key: Option<Secret<String>>,
     /// Every client header whose folded name begins with one of these is removed.
     pub reserved_prefixes: Vec<String>,
 }

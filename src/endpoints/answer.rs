@@ -12,6 +12,8 @@ pub struct Answer {
     pub status: u16,
     /// Names and values in the order in which they are sent.
     pub headers: Vec<(&'static str, String)>,
+    /// Headers that tell who is calling, by their configured names.
+    pub told: Vec<(String, String)>,
     /// The body; empty for 204 and redirects.
     pub body: Vec<u8>,
     /// Whether the connection must be closed after it.
@@ -46,6 +48,11 @@ impl Answer {
         Self::new(204, Vec::new())
     }
 
+    /// 200 for a proxy that asked whether a request may pass, with what is told of its caller.
+    pub fn vouch(told: Vec<(String, String)>) -> Self {
+        Self { told, ..Self::new(200, Vec::new()) }
+    }
+
     /// A redirect, 301 to 308, to a location that the caller has made safe.
     pub fn redirect(status: u16, location: String) -> Self {
         let mut answer = Self::new(status, Vec::new());
@@ -71,6 +78,6 @@ impl Answer {
             headers.push(("Content-Type", "application/json; charset=utf-8".to_owned()));
         }
         headers.push(("Cache-Control", "no-store".to_owned()));
-        Self { status, headers, body, closes: false, auth: None, openid: None }
+        Self { status, headers, told: Vec::new(), body, closes: false, auth: None, openid: None }
     }
 }

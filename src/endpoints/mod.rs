@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use crate::config::{AppKind, Config, RateLimit};
 use crate::identity::AppId;
-use crate::observe::Metrics;
+use crate::observe::{AuthResult, Metrics};
 use crate::route::rate::{RateKeyValue, RateLimiter};
 use crate::secret::Secret;
 use crate::session::{SessionError, Sessions, Verified};
@@ -48,6 +48,10 @@ pub struct Endpoints {
     web: oauth::Web,
     login_limit: Option<LoginLimit>,
     reveals: Reveals,
+    /// `login.verify`
+    verifies: bool,
+    /// The public keys of assertions, where upstreams get them.
+    key_set: Option<String>,
     sessions: Arc<Sessions>,
     wechat: Wechat,
     metrics: Arc<Metrics>,
@@ -85,6 +89,10 @@ pub enum Endpoint {
     OauthLogin,
     /// `GET oauth/callback`: its way back.
     OauthCallback,
+    /// `GET verify`: whether a request that a proxy in front serves may pass; where it is on.
+    Verify,
+    /// `GET jwks.json`: the public keys of assertions; where upstreams get them.
+    Jwks,
     /// `POST check`: whether WeChat still takes the session_key.
     Check,
 }
@@ -101,7 +109,9 @@ impl Endpoint {
             | Self::Check
             | Self::Phone
             | Self::OauthLogin
-            | Self::OauthCallback => BODY_LIMIT,
+            | Self::OauthCallback
+            | Self::Verify
+            | Self::Jwks => BODY_LIMIT,
         }
     }
 
@@ -115,7 +125,9 @@ impl Endpoint {
             | Self::Decrypt
             | Self::Phone
             | Self::Check => true,
-            Self::Session | Self::OauthLogin | Self::OauthCallback => false,
+            Self::Session | Self::OauthLogin | Self::OauthCallback | Self::Verify | Self::Jwks => {
+                false
+            }
         }
     }
 
@@ -128,6 +140,8 @@ impl Endpoint {
             "decrypt" => Some(Self::Decrypt),
             "check" => Some(Self::Check),
             "phone" => Some(Self::Phone),
+            "verify" => Some(Self::Verify),
+            "jwks.json" => Some(Self::Jwks),
             "oauth/login" => Some(Self::OauthLogin),
             "oauth/callback" => Some(Self::OauthCallback),
             _ => None,
@@ -142,7 +156,7 @@ impl Endpoint {
             | Self::Decrypt
             | Self::Check
             | Self::Phone => "POST",
-            Self::Session => "GET, HEAD",
+            Self::Session | Self::Verify | Self::Jwks => "GET, HEAD",
             // A look at it by HEAD would use up the code.
             Self::OauthLogin | Self::OauthCallback => "GET",
         }
@@ -181,6 +195,7 @@ impl Endpoints {
     /// unchanged rate limit are kept, so that a reload gives nobody a fresh one.
     pub fn new(
         config: &Config,
+        key_set: Option<String>,
         sessions: Arc<Sessions>,
         wechat: Wechat,
         metrics: Arc<Metrics>,
@@ -204,6 +219,8 @@ impl Endpoints {
                 true => Reveals::Identity,
                 false => Reveals::Nothing,
             },
+            verifies: config.login.verify,
+            key_set,
             sessions,
             wechat,
             metrics,
@@ -221,7 +238,12 @@ impl Endpoints {
     /// 404 where there is none, 405 where it has another method.
     pub fn find(&self, method: &str, path: &str) -> Result<Endpoint, Refusal> {
         let name = self.below(path).and_then(|rest| rest.strip_prefix('/'));
-        let endpoint = name.and_then(Endpoint::named).ok_or(Refusal::NotFound)?;
+        let endpoint = name.and_then(Endpoint::named);
+        let is_on = |endpoint: &Endpoint| {
+            (*endpoint != Endpoint::Verify || self.verifies)
+                && (*endpoint != Endpoint::Jwks || self.key_set.is_some())
+        };
+        let endpoint = endpoint.filter(is_on).ok_or(Refusal::NotFound)?;
         let allow = endpoint.methods();
         if allow.split(", ").any(|allowed| allowed == method) {
             Ok(endpoint)
@@ -250,6 +272,12 @@ impl Endpoints {
             Endpoint::Decrypt => decrypt::answer(self, request).await,
             Endpoint::Check => check::answer(self, request).await,
             Endpoint::Phone => phone::answer(self, request).await,
+            Endpoint::Jwks => {
+                let keys = self.key_set.clone().unwrap_or_default();
+                Answer::with_json(keys.into_bytes()).for_caller(AuthResult::Public, None)
+            }
+            // It is judged from its head alone, and so not here.
+            Endpoint::Verify => Refusal::Internal.into_answer(request.request_id),
             Endpoint::OauthLogin => oauth::login(self, request),
             Endpoint::OauthCallback => oauth::callback(self, request).await,
         }

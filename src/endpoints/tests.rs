@@ -74,6 +74,7 @@ impl World {
             Sessions::new(&config.session, &config.apps, clock.clone(), Arc::clone(&metrics));
         let endpoints = Endpoints::new(
             &config,
+            None,
             Arc::new(sessions.unwrap()),
             Wechat::new(&config, clock.clone(), Arc::clone(&metrics)).unwrap(),
             Arc::clone(&metrics),
@@ -323,6 +324,7 @@ async fn a_reload_keeps_an_unchanged_rate_limits_buckets() {
     let reloaded = |config: &Config| {
         Endpoints::new(
             config,
+            None,
             Arc::clone(&world.endpoints.sessions),
             world.endpoints.wechat.clone(),
             Arc::clone(&world.metrics),

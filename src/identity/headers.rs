@@ -31,6 +31,7 @@ impl HeaderRules {
         let reserved_names = [&identity.openid, &identity.appid, &identity.unionid]
             .into_iter()
             .chain(&identity.phone)
+            .chain(&identity.assertion)
             .chain(&identity.session)
             .map(|name| folded(name))
             .filter(|name| !reserved_prefixes.iter().any(|prefix| name.starts_with(prefix)))
@@ -113,6 +114,8 @@ mod tests {
             appid: "X-WX-APPID".to_owned(),
             unionid: "X-WX-UNIONID".to_owned(),
             phone: None,
+            assertion: None,
+            assertion_key: None,
             session: session.map(str::to_owned),
             reserved_prefixes: prefixes.iter().map(|&prefix| prefix.to_owned()).collect(),
         })

@@ -1,5 +1,6 @@
 //! Who the caller is, and how the upstream is told.
 
+pub mod assertion;
 pub mod headers;
 
 use std::fmt;

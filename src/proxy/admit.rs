@@ -11,6 +11,7 @@ use super::exchange::Exchange;
 use super::forward::{self, Forward, Told};
 use super::head::{self, RequestHead};
 use super::rules::Rules;
+use super::verify;
 use crate::config::{Auth, RateKey};
 use crate::endpoints::{self, Answer, Endpoint, Refusal};
 use crate::observe::AuthResult;
@@ -31,6 +32,8 @@ pub(crate) enum Decision {
     LogIn(String),
     /// Answered by one of the gateway's own endpoints.
     Own(Box<OwnRequest>),
+    /// Answered to a proxy that asked: may pass, as this caller or as nobody.
+    Vouch(Option<Arc<Verified>>),
     /// Forwarded.
     Forward(Box<Forward>),
 }
@@ -111,6 +114,9 @@ fn decide(
     let path = normalise(path)?;
     if rules.endpoints.owns(&path.routed) {
         exchange.is_own();
+        if rules.endpoints.find(head.method, &path.routed)? == Endpoint::Verify {
+            return verify::judge(rules, head, &client, exchange).map(Decision::Vouch);
+        }
         let credential = find_credential(rules, head)?;
         return own(rules, head, &client, &path.routed, credential);
     }
@@ -139,6 +145,7 @@ fn decide(
     check_rate_of_caller(&route, &client, caller.as_deref())?;
     authorise(&route, caller.as_deref())?;
     Ok(Decision::Forward(Box::new(Forward {
+        method: head.method.to_owned(),
         target: forward::target(head, &path.forwarded, rules, &route),
         host: head.host.to_owned(),
         websocket: head.is_websocket(),
@@ -154,7 +161,10 @@ fn decide(
     })))
 }
 
-fn find_credential<'a>(rules: &Rules, head: &RequestHead<'a>) -> Result<Credential<'a>, Refusal> {
+pub(super) fn find_credential<'a>(
+    rules: &Rules,
+    head: &RequestHead<'a>,
+) -> Result<Credential<'a>, Refusal> {
     credential::find(head, &rules.config.session.token_from).map_err(|_| Refusal::TwoCredentials)
 }
 
@@ -222,7 +232,7 @@ fn check_rate_of_caller(
 }
 
 /// Who is calling. Only the route decides whether anybody has to be.
-fn authenticate(
+pub(super) fn authenticate(
     rules: &Rules,
     route: &Route,
     credential: &Credential<'_>,
@@ -243,7 +253,7 @@ fn authenticate(
     Ok(caller)
 }
 
-fn authorise(route: &Route, caller: Option<&Verified>) -> Result<(), Refusal> {
+pub(super) fn authorise(route: &Route, caller: Option<&Verified>) -> Result<(), Refusal> {
     let Some(caller) = caller else {
         return Ok(());
     };

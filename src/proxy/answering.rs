@@ -116,6 +116,9 @@ pub(crate) async fn write_to_connection(
             write_line(&mut head, name, value);
         }
     }
+    for (name, value) in &answer.told {
+        write_line(&mut head, name, value);
+    }
     if answer.status != 204 {
         write_line(&mut head, "Content-Length", &answer.body.len().to_string());
     }

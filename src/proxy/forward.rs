@@ -10,6 +10,7 @@ use super::head::{Headers, RequestHead};
 use super::rules::Rules;
 use crate::endpoints::Refusal;
 use crate::identity::Phone;
+use crate::identity::assertion::About;
 use crate::identity::headers::folds_to;
 use crate::route::table::Route;
 use crate::session::Verified;
@@ -25,6 +26,8 @@ pub(crate) struct Forward {
     pub(crate) caller: Option<Arc<Verified>>,
     /// The caller's verified phone number, where the upstream is told.
     pub(crate) phone: Told,
+    /// The client's method.
+    pub(crate) method: String,
     /// Path and query as the upstream gets them.
     pub(crate) target: String,
     /// `Host` as the upstream gets it: the client's.
@@ -145,6 +148,19 @@ impl Forward {
         Fate::Pass
     }
 
+    /// Made for each attempt: none is older than a minute when it arrives.
+    fn assertion(&self) -> Option<(&str, String)> {
+        let assertions = self.rules.assertions.as_ref()?;
+        let upstream = self.rules.config.upstreams.get(self.route.upstream)?;
+        let about = About {
+            upstream: &upstream.name,
+            method: &self.method,
+            path: self.target.split('?').next().unwrap_or_default(),
+            now: self.rules.clock.unix_seconds(),
+        };
+        assertions.vouch(&self.caller.as_deref()?.identity, about)
+    }
+
     fn is_forwarded(&self, name: &[u8]) -> bool {
         FORWARDED.iter().any(|forwarded| {
             let is_plain = name.eq_ignore_ascii_case(forwarded.as_bytes());
@@ -173,6 +189,7 @@ impl Forward {
         .chain(self.rules.headers.vouch(self.caller.as_deref().map(|caller| &caller.identity)))
         .chain(self.rules.headers.vouch_phone(phone))
         .map(|(name, value)| (name, Cow::Borrowed(value)))
+        .chain(self.assertion().map(|(name, value)| (name, Cow::Owned(value))))
     }
 }
 

@@ -23,6 +23,7 @@ use super::gateway::Gateway;
 use super::head::{NoHead, RequestHead, read_head, with_head};
 use super::rules::Rules;
 use super::upgrade::Cut;
+use super::verify;
 use crate::endpoints::{Answer, Refusal};
 
 /// How a request left its connection.
@@ -242,6 +243,9 @@ async fn answer_ourselves(
     let answer = match decision {
         Decision::Own(own) => own_answer(rules, &mut connection, &asked, &mut exchange, *own).await,
         Decision::AddSlash(location) => Answer::redirect(308, location),
+        Decision::Vouch(caller) => {
+            verify::vouch(rules, caller.as_deref(), &exchange.request_id).await
+        }
         Decision::LogIn(location) => Answer::redirect(302, location),
         Decision::Refuse(refusal) => exchange.refused(refusal),
         // Forwarded by the caller.

@@ -26,6 +26,7 @@ use super::head::LAST_CALL;
 use super::http2_head::with_http2_head;
 use super::rules::Rules;
 use super::upgrade::Cut;
+use super::verify;
 use crate::endpoints::{Answer, Refusal};
 
 /// Streams of a connection that may be open at once.
@@ -109,10 +110,14 @@ async fn serve_stream(gateway: Arc<Gateway>, mut session: HttpSession, peer: Pee
         exchange.request_id = new_request_id();
         (exchange, Decision::Refuse(refusal))
     });
-    let Decision::Forward(forward) = decision else {
+    let Decision::Forward(mut forward) = decision else {
         answer_ourselves(&rules, session, exchange, decision).await;
         return;
     };
+    if let Err(refusal) = forward.look_up().await {
+        answer_ourselves(&rules, session, exchange, Decision::Refuse(refusal)).await;
+        return;
+    }
     let Ok(mut head) = spelled_out(session.req_header()) else {
         let refused = Decision::Refuse(Refusal::Malformed("a head that cannot be forwarded"));
         answer_ourselves(&rules, session, exchange, refused).await;
@@ -158,6 +163,9 @@ async fn answer_ourselves(
     let answer = match decision {
         Decision::Own(own) => own_answer(rules, &mut session, &mut exchange, *own).await,
         Decision::AddSlash(location) => Answer::redirect(308, location),
+        Decision::Vouch(caller) => {
+            verify::vouch(rules, caller.as_deref(), &exchange.request_id).await
+        }
         Decision::LogIn(location) => Answer::redirect(302, location),
         Decision::Refuse(refusal) => exchange.refused(refusal),
         // Forwarded by the caller.
@@ -203,6 +211,9 @@ async fn read_body(session: &mut HttpSession, limit: u64) -> Result<Vec<u8>, Ref
 async fn write(session: &mut HttpSession, answer: Answer) -> pingora::Result<()> {
     let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 1))?;
     for (name, value) in answer.headers {
+        head.append_header(name, value)?;
+    }
+    for (name, value) in answer.told {
         head.append_header(name, value)?;
     }
     if answer.status != 204 {

@@ -28,6 +28,7 @@ mod reject;
 mod rules;
 mod socket;
 mod upgrade;
+mod verify;
 
 pub use full::FullLane;
 pub use gateway::{Gateway, serve};

@@ -10,6 +10,7 @@ use super::head::HeadLimits;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::endpoints::Endpoints;
+use crate::identity::assertion::Assertions;
 use crate::identity::headers::HeaderRules;
 use crate::observe::{AccessLog, Metrics, RouteMetrics, UserHash};
 use crate::route::table::Table;
@@ -27,6 +28,8 @@ pub struct Rules {
     pub endpoints: Endpoints,
     /// How identity headers are scrubbed and written.
     pub headers: HeaderRules,
+    /// What signs statements about callers, where upstreams get them.
+    pub assertions: Option<Assertions>,
     /// Where requests are forwarded to.
     pub upstreams: Arc<Upstreams>,
     /// Who is logged in. Lives as long as the process.

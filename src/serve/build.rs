@@ -15,6 +15,7 @@ use crate::admin::View;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::endpoints::Endpoints;
+use crate::identity::assertion::Assertions;
 use crate::identity::headers::HeaderRules;
 use crate::observe::{AccessLog, Metrics, UserHash};
 use crate::proxy::{Counts, FullLane, Gateway, Rules};
@@ -116,8 +117,11 @@ impl Built {
             .map_err(refused("tls"))?;
         // Names are looked up before the first request is, so that a start is a start.
         upstreams.resolve().await;
+        let assertions = Assertions::new(&config).map_err(refused("identity"))?;
+        let key_set = assertions.as_ref().map(|assertions| assertions.key_set().to_owned());
         let endpoints = Endpoints::new(
             &config,
+            key_set,
             Arc::clone(&lasting.sessions),
             wechat.clone(),
             Arc::clone(metrics),
@@ -127,6 +131,7 @@ impl Built {
         let rules = Arc::new(Rules {
             counts: Counts::new(metrics, &table),
             headers: HeaderRules::new(&config.identity),
+            assertions,
             config,
             table,
             endpoints,

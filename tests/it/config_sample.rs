@@ -48,13 +48,14 @@ fn the_sample_is_valid_with_every_comment_taken_off() {
         ("ca.pem", &client.pem()),
         ("client.pem", &own.cert),
         ("client.key", &own.key),
+        ("assertion.pem", &include_str!("configs/lists/ed25519.pem").to_owned()),
     ] {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let path = folder.path().join("gateway.toml");
     let loaded = wxgate::config::parse(&path, &uncommented(), &environment).unwrap();
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    assert_eq!(loaded.files.len(), 9);
+    assert_eq!(loaded.files.len(), 10);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 )]
 
 mod admin;
+mod assertion;
 mod config_errors;
 mod config_reference;
 mod config_sample;
@@ -37,4 +38,5 @@ mod token_places;
 mod tokens;
 mod upgrade;
 mod upstream_tls;
+mod verify;
 mod websocket;

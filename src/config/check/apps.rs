@@ -136,6 +136,7 @@ pub(super) fn login(file: file::Login, checker: &mut Checker<'_>) -> Login {
         prefix: file.prefix,
         rate_limit,
         expose_openid: file.expose_openid,
+        verify: file.verify,
         replay_window: file.replay_window.0,
     }
 }

@@ -3,6 +3,7 @@
 use super::super::problem::{Key, quote};
 use super::super::{Identity, file};
 use super::Checker;
+use crate::secret::Secret;
 
 /// Names that mean something else on the way to the upstream: hop-by-hop and framing (RFC 9110,
 /// 9112), forwarding, what carries credentials and content, and what PHP reads as a proxy.
@@ -77,6 +78,7 @@ pub(super) fn identity(file: file::Identity, checker: &mut Checker<'_>) -> Ident
         ("appid", Some(&file.appid)),
         ("unionid", Some(&file.unionid)),
         ("phone", file.phone.as_ref()),
+        ("assertion", file.assertion.as_ref()),
         ("session", file.session.as_ref()),
     ];
     for (key, name) in names {
@@ -102,12 +104,20 @@ pub(super) fn identity(file: file::Identity, checker: &mut Checker<'_>) -> Ident
             checker.wrong(&key, what, "write a longer prefix, such as \"X-WX-\"");
         }
     }
+    let key = section.name("assertion_key");
+    // Kept without its text too, so that a missing file is not complained about twice.
+    let assertion_key = file.assertion_key.map(|source| {
+        let text = checker.secret(&key, &source, "the assertion");
+        Secret::new(text.map(|text| text.to_string()).unwrap_or_default())
+    });
     Identity {
         openid: file.openid,
         appid: file.appid,
         unionid: file.unionid,
         phone: file.phone,
         session: file.session,
+        assertion: file.assertion,
+        assertion_key,
         reserved_prefixes: file.reserved_prefixes,
     }
 }

@@ -53,6 +53,13 @@ pub(super) fn session(
         let hint = "make one with `wxgate keygen` and name its file on every node";
         checker.wrong(&section.name("signing_keys"), what, hint);
     }
+    let is_pem = |key: &SigningKey| key.secret.expose().trim_start().starts_with("-----BEGIN");
+    let has_key = identity.assertion_key.is_some() || signing_keys.iter().any(is_pem);
+    if identity.assertion.is_some() && !has_key {
+        let key = Key::of("identity").name("assertion");
+        let hint = "make one with `wxgate keygen --alg EdDSA` and name its file in assertion_key";
+        checker.wrong(&key, "is named, but no Ed25519 key is there to sign it", hint);
+    }
     let max_per_user = file.max_per_user.and_then(|most| {
         let most = NonZeroUsize::new(most);
         if most.is_none() {

@@ -36,6 +36,10 @@ pub(crate) struct Login {
     pub(crate) rate_limit: LoginRate,
     /// Whether openid and unionid stand in answers to the client.
     pub(crate) expose_openid: bool,
+    /// Whether /verify under `prefix` answers for nginx auth_request, Traefik and Caddy: whether the
+    /// request that they are asked for may pass, by the routes here. Only `server.trusted_proxies`
+    /// may ask.
+    pub(crate) verify: bool,
     /// The same appid and code again within it get the same answer, refusals too: a phone that
     /// lost the reply, a double tap. "0s": off.
     pub(crate) replay_window: Period,
@@ -50,6 +54,7 @@ impl Default for Login {
                 burst: Some(30),
             },
             expose_openid: true,
+            verify: false,
             replay_window: Period(Duration::from_secs(10)),
         }
     }
@@ -143,6 +148,13 @@ pub(crate) struct Identity {
     /// Header that carries the session's id. Default: not sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) session: Option<String>,
+    /// Header that carries a signed JWT about the caller, good for 60 s and for one upstream, for
+    /// backends that want proof; public keys at /jwks.json under `login.prefix`. Default: not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) assertion: Option<String>,
+    /// What signs it: an Ed25519 key as PKCS#8 PEM. Default: the first such signing key.
+    #[serde(skip_serializing)]
+    pub(crate) assertion_key: Option<SecretSource>,
     /// Every client header whose name begins so is removed, whatever its case and with `_` or `.`
     /// read as `-`; the names above always are.
     pub(crate) reserved_prefixes: Vec<String>,
@@ -156,6 +168,8 @@ impl Default for Identity {
             unionid: "X-WX-UNIONID".to_owned(),
             phone: None,
             session: None,
+            assertion: None,
+            assertion_key: None,
             reserved_prefixes: vec!["X-WX-".to_owned()],
         }
     }

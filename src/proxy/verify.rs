@@ -1,0 +1,90 @@
+//! `GET verify`: a proxy in front (nginx auth_request, Traefik, Caddy) asks whether the request that
+//! it serves may pass, and as whom. It is judged by the routes as if it had come here, its path
+//! normalised likewise.
+//!
+//! The request is known from headers, and a proxy passes its client's headers on: so what is said
+//! twice, or in two ways that differ, is refused, and only trusted proxies are listened to.
+
+use std::sync::Arc;
+
+use super::admit::{authenticate, authorise, find_credential};
+use super::client::Client;
+use super::exchange::Exchange;
+use super::head::RequestHead;
+use super::rules::Rules;
+use crate::endpoints::{Answer, Refusal};
+use crate::route::path::normalise;
+use crate::route::table::Found;
+use crate::session::Verified;
+
+/// Who may pass with the request that `head` asks about; `None`: whoever it is.
+///
+/// # Errors
+/// 401 or 403 where the request may not pass, 400 where it cannot be known.
+pub(super) fn judge(
+    rules: &Arc<Rules>,
+    head: &RequestHead<'_>,
+    client: &Client,
+    exchange: &mut Exchange,
+) -> Result<Option<Arc<Verified>>, Refusal> {
+    if !client.behind_trusted_proxy {
+        return Err(Refusal::AccessDenied);
+    }
+    let uri = match (one(head, "x-forwarded-uri")?, one(head, "x-original-uri")?) {
+        (Some(uri), None) | (None, Some(uri)) => uri,
+        (Some(uri), Some(other)) if uri == other => uri,
+        (Some(_), Some(_)) => {
+            return Err(Refusal::Malformed("X-Forwarded-Uri and X-Original-URI differ"));
+        }
+        (None, None) => {
+            return Err(Refusal::Malformed("neither X-Forwarded-Uri nor X-Original-URI"));
+        }
+    };
+    let host = one(head, "x-forwarded-host")?.unwrap_or(head.host);
+    let method = one(head, "x-forwarded-method")?.unwrap_or("GET");
+    let asked = RequestHead { method, target: uri, host, ..*head };
+    let (path, _) = uri.split_once('?').unwrap_or((uri, ""));
+    // A proxy knows 401 and 403 alone.
+    let path = normalise(path).map_err(|_| Refusal::AccessDenied)?;
+    if rules.endpoints.owns(&path.routed) {
+        return Err(Refusal::AccessDenied);
+    }
+    let Found::Route(route) = rules.table.find(host, &path.routed, method) else {
+        return Err(Refusal::AccessDenied);
+    };
+    exchange.takes_route(&route.name);
+    let credential = find_credential(rules, &asked)?;
+    let caller = authenticate(rules, route, &credential, exchange)?;
+    authorise(route, caller.as_deref())?;
+    Ok(caller)
+}
+
+/// Tells a proxy who is calling, as an upstream is told.
+pub(super) async fn vouch(rules: &Rules, caller: Option<&Verified>, request_id: &str) -> Answer {
+    let phone = match caller.filter(|_| rules.headers.tells_phone()) {
+        Some(caller) => rules.sessions.phone(caller).await,
+        None => Ok(None),
+    };
+    match phone {
+        Ok(phone) => {
+            let told = rules.headers.vouch(caller.map(|caller| &caller.identity));
+            let told = told.chain(rules.headers.vouch_phone(phone.as_ref()));
+            let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+            Answer::vouch(told.map(owned).collect())
+        }
+        Err(error) => Refusal::from(error).into_answer(request_id),
+    }
+}
+
+/// The one value of a header.
+fn one<'a>(head: &RequestHead<'a>, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = head.headers.get_all(name);
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => {
+            let text = std::str::from_utf8(value).map(str::trim);
+            text.map(Some).map_err(|_| Refusal::Malformed("a header that is no text"))
+        }
+        (Some(_), Some(_)) => Err(Refusal::Malformed("a forwarded header that stands there twice")),
+    }
+}
