@@ -387,6 +387,10 @@ fn window(head: &RequestHead<'_>, length: u64) -> Result<Window, Refusal> {
                 return Err(Refusal::Malformed("more than one Content-Length"));
             }
             let body = content_length(digits)?;
+            // One spelling for each number: `010` is eight to some parsers.
+            if digits.len() > 1 && digits.first() == Some(&b'0') {
+                return Err(not_a_length());
+            }
             if head.is_websocket() {
                 return Ok(Window::Open);
             }
@@ -412,9 +416,7 @@ fn not_a_length() -> Refusal {
 
 /// `1*DIGIT`, and nothing else that a number parser would take.
 pub(crate) fn content_length(digits: &[u8]) -> Result<u64, Refusal> {
-    // One spelling for each number: `010` is eight to some parsers.
-    let padded = digits.len() > 1 && digits.first() == Some(&b'0');
-    if digits.is_empty() || padded || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
+    if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
         return Err(not_a_length());
     }
     std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(not_a_length)
