@@ -15,10 +15,13 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin wxgate
+    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin wxgate \
+    && install -d -o wxgate -m 0700 /var/lib/wxgate
 COPY --from=build /wxgate/target/release/wxgate /usr/local/bin/wxgate
 COPY deploy/live /usr/local/bin/wxgate-live
 USER 10001
+# Sessions and the signing key: [session] store = "sqlite:/var/lib/wxgate/wxgate.db".
+VOLUME /var/lib/wxgate
 WORKDIR /etc/wxgate
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM
