@@ -342,8 +342,10 @@ pub(crate) fn origin_form<'a>(
     host: &str,
 ) -> Result<&'a str, Refusal> {
     // RFC 3986 knows none of these in a target; parsers behind us read them in different ways.
-    let is_foreign = |byte: u8| byte <= b' ' || byte == 0x7f || b"#\"<>`".contains(&byte);
-    if target.bytes().any(is_foreign) {
+    let is_foreign = |byte: u8| byte <= b' ' || byte == 0x7f || b"#\"<>".contains(&byte);
+    // Nor a backquote, but browsers write it as it is in a query (WHATWG URL section 1.3).
+    let (path, _) = target.split_once('?').unwrap_or((target, ""));
+    if target.bytes().any(is_foreign) || path.contains('`') {
         return Err(Refusal::Malformed("a request target with a byte that no URI may hold"));
     }
     if target.starts_with('/') {
