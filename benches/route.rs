@@ -22,6 +22,7 @@ fn route(host: HostPattern, path: String) -> Route {
         strip_prefix: None,
         max_body_bytes: None,
         rate_limit: None,
+        cookie_bridge: false,
     }
 }
 

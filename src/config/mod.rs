@@ -452,6 +452,8 @@ pub struct Route {
     pub max_body_bytes: Option<u64>,
     /// A bucket per caller or address.
     pub rate_limit: Option<RateLimit>,
+    /// Whether the upstream's cookies are kept in the caller's session.
+    pub cookie_bridge: bool,
 }
 
 /// Which hosts a route is for; lower case, without a trailing dot.

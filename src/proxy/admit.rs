@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::bridge::Bridge;
 use super::browser::{self, FromBrowser};
 use super::client::{Client, Peer};
 use super::credential::{self, Credential};
@@ -144,9 +145,11 @@ fn decide(
     };
     check_rate_of_caller(&route, &client, caller.as_deref())?;
     authorise(&route, caller.as_deref())?;
+    let target = forward::target(head, &path.forwarded, rules, &route);
     Ok(Decision::Forward(Box::new(Forward {
         method: head.method.to_owned(),
-        target: forward::target(head, &path.forwarded, rules, &route),
+        bridge: Bridge::of(&route, caller.as_deref(), head.host, &target),
+        target,
         host: head.host.to_owned(),
         websocket: head.is_websocket(),
         takes_authorization: credential::authorization_words(head.headers)

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::bridge::Bridge;
 use super::client::Client;
 use super::credential;
 use super::head::{Headers, RequestHead};
@@ -26,6 +27,8 @@ pub(crate) struct Forward {
     pub(crate) caller: Option<Arc<Verified>>,
     /// The caller's verified phone number, where the upstream is told.
     pub(crate) phone: Told,
+    /// The cookies that the upstream keeps in the caller's session, where the route bridges them.
+    pub(crate) bridge: Option<Bridge>,
     /// The client's method.
     pub(crate) method: String,
     /// Path and query as the upstream gets them.
@@ -105,8 +108,9 @@ const FORWARDED: [&str; 6] = [
 const FRAMING: [&str; 3] = ["content-length", "transfer-encoding", "host"];
 
 impl Forward {
-    /// Looks up what the upstream is told of the caller and no token says; waits for the session
-    /// store only for a caller whose phone number was verified, once for each token.
+    /// Looks up what the upstream is told of the caller and no token says. Waits for the session
+    /// store only for a caller whose phone number was verified, once for each token, and on a
+    /// route with `cookie_bridge`, every time.
     ///
     /// # Errors
     /// 503 where the store cannot be read and `session.on_store_error` is deny.
@@ -114,12 +118,15 @@ impl Forward {
         if let (Told::NotYet, Some(caller)) = (&self.phone, self.caller.as_deref()) {
             self.phone = Told::Known(self.rules.sessions.phone(caller).await?);
         }
+        if let (Some(bridge), Some(caller)) = (&mut self.bridge, self.caller.as_deref()) {
+            bridge.look_up(&self.rules, caller, self.route.upstream).await?;
+        }
         Ok(())
     }
 
-    /// Whether everything is known that the upstream is told.
+    /// Whether the session store need not be asked for anything.
     pub(crate) const fn is_complete(&self) -> bool {
-        matches!(self.phone, Told::Known(_))
+        matches!(self.phone, Told::Known(_)) && self.bridge.is_none()
     }
 
     /// Decides about one header of the client. `Host`, `Content-Length` and `Expect` are left to

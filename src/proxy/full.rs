@@ -13,6 +13,7 @@ use pingora::{Error, ErrorSource, ErrorType, ImmutStr, Result};
 
 use super::answering::{self, Hint};
 use super::attempt::Attempt;
+use super::bridge;
 use super::exchange::Exchange;
 use super::forward::{Fate, Forward};
 use super::reject;
@@ -192,6 +193,7 @@ impl ProxyHttp for FullLane {
         let forward = passage.forward()?;
         request.set_raw_path(forward.target.as_bytes())?;
         rewrite(request, forward)?;
+        bridge::write_cookie(request, forward)?;
         let host = match (forward.host.as_str(), &passage.attempt) {
             ("", Some(attempt)) => attempt.picked.server.name(),
             (host, _) => host,
@@ -237,10 +239,13 @@ impl ProxyHttp for FullLane {
             passage.stays_open(status);
         }
         let forward = passage.forward()?;
+        if status == 101 && !forward.websocket {
+            return Err(passage.refuse(Refusal::BadGateway));
+        }
+        if let Err(refusal) = bridge::keep(forward, response).await {
+            return Err(passage.refuse(refusal));
+        }
         if status == 101 {
-            if !forward.websocket {
-                return Err(passage.refuse(Refusal::BadGateway));
-            }
             passage.count_attempt(Attempted::Status(status));
             return Ok(());
         }

@@ -9,6 +9,7 @@ mod admit;
 mod alarm;
 mod answering;
 mod attempt;
+mod bridge;
 mod browser;
 mod chunked;
 mod client;

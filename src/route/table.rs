@@ -27,6 +27,8 @@ pub struct Route {
     pub auth: Auth,
     /// Largest request body in bytes; `None`: unlimited.
     pub max_body_bytes: Option<u64>,
+    /// Whether the upstream's cookies are kept in the caller's session.
+    pub cookie_bridge: bool,
     /// As [`super::path::NormalPath::routed`] spells it, without a trailing `/`.
     strip_prefix: Option<String>,
     policy: Policy,
@@ -64,6 +66,7 @@ impl Route {
             upstream: route.upstream,
             auth: route.auth,
             max_body_bytes: route.max_body_bytes,
+            cookie_bridge: route.cookie_bridge,
             strip_prefix: prefix,
             policy: Policy::load(route, lists)?,
             rate: route.rate_limit.map(|written| Limit::new(written, buckets)),
@@ -387,6 +390,7 @@ pub(super) mod tests {
             strip_prefix: None,
             max_body_bytes: None,
             rate_limit: None,
+            cookie_bridge: false,
         }
     }
 

@@ -4,6 +4,7 @@
 //! without waiting. Login, refresh and logout ask the store.
 
 mod cookies;
+mod jar;
 mod key_file;
 mod keys;
 mod list;
@@ -34,6 +35,7 @@ use crate::observe::Metrics;
 use crate::secret::Secret;
 
 pub use cookies::Cookies;
+pub use jar::CookieJar;
 pub use keys::{Algorithm, KeyError, keygen};
 pub use list::{Filter, Listed, Listing};
 pub use store::StoreError;

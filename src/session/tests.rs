@@ -34,6 +34,10 @@ fn config(keys: &[(&str, &Secret<String>)]) -> config::Session {
     }
 }
 
+fn backend() -> url::Url {
+    url::Url::parse("https://shop.test/").unwrap()
+}
+
 fn apps(appids: &[&str]) -> Vec<App> {
     let app = |appid: &&str| App {
         appid: (*appid).to_owned(),
@@ -92,6 +96,20 @@ impl World {
 
     fn verify(&self, issued: &Issued) -> Result<Arc<Verified>, TokenError> {
         self.sessions.verify(issued.access_token.expose())
+    }
+
+    /// What an answer of the upstream `php` with this `Set-Cookie` does.
+    async fn set_cookie(&self, issued: &Issued, line: &str) {
+        let before = self.sessions.cookies(&issued.verified, "php").await.unwrap();
+        let set = |jar: &mut CookieJar| jar.set(line.as_bytes(), &backend(), &[]);
+        self.sessions.keep_cookies(&issued.verified, "php", before, set).await.unwrap();
+    }
+
+    /// The cookies of a request to the upstream `php`.
+    async fn cookies(&self, issued: &Issued) -> Vec<String> {
+        let cookies = self.sessions.cookies(&issued.verified, "php").await.unwrap();
+        let pairs = cookies.jar.matching(&backend()).into_iter();
+        pairs.map(|(name, value)| String::from_utf8([name, value].join(&b'=')).unwrap()).collect()
     }
 
     fn lookups(&self, result: &str) -> u64 {
@@ -332,17 +350,49 @@ async fn no_secret_stands_in_the_file_in_clear() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::in_file(&folder.path().join("wxgate.db"), &[]);
     let issued = world.login("openid_ann", "wxapp_1").await;
-    let mut cookies = world.sessions.cookies(&issued.verified, "php").await.unwrap();
-    cookies.text = Secret::new(b"PHPSESSID=0123456789".to_vec());
-    assert!(world.sessions.keep_cookies(&issued.verified, "php", &cookies).await.unwrap());
+    world.set_cookie(&issued, "PHPSESSID=0123456789").await;
     for name in ["wxgate.db", "wxgate.db-wal"] {
         let bytes = std::fs::read(folder.path().join(name)).unwrap();
         for clear in ["tiihtNczf5v6", "PHPSESSID", "0123456789", "sid\":"] {
             assert!(!bytes.windows(clear.len()).any(|window| window == clear.as_bytes()));
         }
     }
-    let kept = world.sessions.cookies(&issued.verified, "php").await.unwrap();
-    assert_eq!(kept.text.expose(), b"PHPSESSID=0123456789");
+    assert_eq!(world.cookies(&issued).await, ["PHPSESSID=0123456789"]);
+}
+
+#[tokio::test]
+async fn answers_that_come_at_once_lose_no_cookie() {
+    let world = Arc::new(World::new(&[]));
+    let issued = Arc::new(world.login("openid_ann", "wxapp_1").await);
+    let before = world.sessions.cookies(&issued.verified, "php").await.unwrap();
+    let setting = (0..20).map(|number| {
+        let (world, issued, before) = (world.clone(), issued.clone(), before.clone());
+        tokio::spawn(async move {
+            let line = format!("c{number:02}=1");
+            let set = |jar: &mut CookieJar| jar.set(line.as_bytes(), &backend(), &[]);
+            world.sessions.keep_cookies(&issued.verified, "php", before, set).await.unwrap();
+        })
+    });
+    futures_util::future::join_all(setting).await;
+    let mut kept = world.cookies(&issued).await;
+    kept.sort();
+    let all: Vec<_> = (0..20).map(|number| format!("c{number:02}=1")).collect();
+    assert_eq!(kept, all);
+}
+
+#[tokio::test]
+async fn a_jar_moves_to_the_key_that_signs_when_it_is_read() {
+    let (first, second) = (keygen(Algorithm::Hs256).unwrap(), keygen(Algorithm::EdDsa).unwrap());
+    let world = World::new(&[("k1", &first)]);
+    let issued = world.login("openid_ann", "wxapp_1").await;
+    world.set_cookie(&issued, "PHPSESSID=1").await;
+    let apps = apps(&["wxapp_1"]);
+    world.sessions.reload(&config(&[("k2", &second), ("k1", &first)]), &apps).unwrap();
+    assert_eq!(world.cookies(&issued).await, ["PHPSESSID=1"]);
+    world.sessions.reload(&config(&[("k2", &second)]), &apps).unwrap();
+    assert_eq!(world.cookies(&issued).await, ["PHPSESSID=1"]);
+    world.set_cookie(&issued, "lang=zh").await;
+    assert_eq!(world.cookies(&issued).await, ["PHPSESSID=1", "lang=zh"]);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ fn start_with(
     (site, http2)
 }
 
-fn log_in(site: &Site, http2: &Http2, user: &str) -> String {
+pub(crate) fn log_in(site: &Site, http2: &Http2, user: &str) -> String {
     let code = format!("{{\"code\":\"{}\"}}", site.wechat.code_of(user));
     let headers = [("content-type", "application/json")];
     let answer = http2.send(&Call::post("/wx/auth", &headers, &[code.as_bytes()])).unwrap();

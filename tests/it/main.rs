@@ -15,6 +15,7 @@ mod config_errors;
 mod config_reference;
 mod config_sample;
 mod config_values;
+mod cookie_bridge;
 mod decrypt;
 mod faults;
 mod forwarded;

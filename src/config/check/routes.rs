@@ -106,6 +106,11 @@ fn route(
         let what = "counts by address: on a public route nobody's openid is known";
         checker.warn(&limit, what, "write per_ip");
     }
+    if written.auth == Auth::Public && written.cookie_bridge {
+        let what = "keeps nothing: on a public route nobody's session is known";
+        let hint = "write auth = \"required\" or \"optional\"";
+        checker.warn(&key.name("cookie_bridge"), what, hint);
+    }
     let (host, path) = (host?, path?);
     check_strip(written.strip_prefix.as_deref(), &path, &key.name("strip_prefix"), checker);
     let default = || format!("{}{path}", written.host.as_deref().unwrap_or_default());
@@ -123,6 +128,7 @@ fn route(
             None => around.max_body_bytes,
         },
         rate_limit,
+        cookie_bridge: written.cookie_bridge,
         path,
     })
 }

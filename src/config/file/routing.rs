@@ -205,6 +205,9 @@ pub(crate) struct Route {
     /// One bucket per address (`per_ip`) or per user (`per_openid`), and `burst`. Past it: 429.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rate_limit: Option<RateLimit>,
+    /// Keeps the backend's cookies in the caller's session and sends them back with its next
+    /// requests, for mini programs, which keep none: PHPSESSID, JSESSIONID. A guest has none.
+    pub(crate) cookie_bridge: bool,
 }
 
 impl Default for Route {
@@ -221,6 +224,7 @@ impl Default for Route {
             strip_prefix: None,
             max_body_bytes: None,
             rate_limit: None,
+            cookie_bridge: false,
         }
     }
 }

@@ -18,6 +18,7 @@ pub(crate) struct Gateway {
     child: Child,
     /// Of two processes after an upgrade.
     directory: Arc<TempDir>,
+    environment: Vec<(String, String)>,
     output: Arc<Output>,
     /// In the order of `server.listen`.
     listeners: Vec<SocketAddr>,
@@ -57,7 +58,10 @@ impl Gateway {
     }
 
     fn run(directory: Arc<TempDir>, environment: &[(String, String)], more: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_wxgate"))
+        let mut child = Command::new("sh")
+            // A file that may not grow is an error of the write, as on a full disk; without this
+            // it is a signal that ends the process.
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_wxgate")])
             .args(["run", "-c"])
             .arg(directory.path().join("gateway.toml"))
             .args(more)
@@ -73,7 +77,9 @@ impl Gateway {
         collect(child.stdout.take().unwrap(), &output, |text| &mut text.stdout);
         collect(child.stderr.take().unwrap(), &output, |text| &mut text.stderr);
         let nowhere = "0.0.0.0:0".parse().unwrap();
-        let mut gateway = Self { child, directory, output, listeners: Vec::new(), admin: nowhere };
+        let environment = environment.to_vec();
+        let (listeners, admin) = (Vec::new(), nowhere);
+        let mut gateway = Self { child, directory, environment, output, listeners, admin };
         gateway.await_ready();
         gateway
     }
@@ -96,6 +102,24 @@ impl Gateway {
             assert!(!left.is_zero(), "the gateway is not ready:\n{}", text.stderr);
             text = self.output.more.wait_timeout(text, left).unwrap().0;
         }
+    }
+
+    /// Kills it with SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Kills it with SIGKILL and starts it anew, on the ports that are free then.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        *self = Self::run(Arc::clone(&self.directory), &self.environment.clone(), &[]);
+    }
+
+    /// From now on no file of it may grow beyond so many bytes: what a full disk does.
+    pub(crate) fn limit_file_size(&self, most: Option<u64>) {
+        let limit = Rlimit { current: most, maximum: None };
+        prlimit(Some(self.pid()), Resource::Fsize, limit).unwrap();
     }
 
     /// Where clients connect to.
