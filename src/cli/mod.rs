@@ -11,6 +11,7 @@ mod print;
 mod run;
 mod sandbox;
 mod schema;
+mod sessions;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ enum Command {
     Keygen(keygen::Arguments),
     /// Print the JSON Schema of gateway.toml, for editors
     Schema,
+    /// List, show and end the sessions of a gateway that runs
+    Sessions(sessions::Arguments),
 }
 
 /// Runs the command that `arguments` name, the program's own name first, to its end.
@@ -57,6 +60,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Command::Sandbox(arguments) => sandbox::run(arguments),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Schema => schema::run(),
+            Command::Sessions(arguments) => sessions::run(&arguments),
         },
     }
 }

@@ -32,6 +32,7 @@ mod phone;
 mod policy;
 mod requests;
 mod routes;
+mod sessions_command;
 mod spoofing;
 mod streaming;
 mod tls;

@@ -120,7 +120,15 @@ signing_keys = [{{ id = "e2e", secret = {{ file = "signing.key" }} }}]
 [[upstreams]]
 name = "backend"
 servers = ["{upstream}"]
-{routes}"""
+{routes}
+[[routes]]
+name = "bridged"
+path = "/bridged/"
+upstream = "backend"
+auth = "optional"
+strip_prefix = "/bridged"
+cookie_bridge = true
+"""
 
 
 class Gateway(Process):
