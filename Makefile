@@ -55,7 +55,7 @@ $(VENV)/installed: tests/e2e/requirements.txt $(SDKS)/requirements.txt
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check $(^:%=-r %)
 	@touch $@
 
-$(TARGET)/e2e/sdks/installed: $(SDKS)/package.json $(SDKS)/package-lock.json
+$(TARGET)/e2e/sdks/installed: tests/e2e/package.json tests/e2e/package-lock.json
 	@mkdir -p $(@D) && cp $^ $(@D)
 	@cd $(@D) && npm ci --silent --no-audit --no-fund
 	@touch $@

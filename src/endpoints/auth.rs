@@ -9,8 +9,9 @@ use super::refusal::{InputError, Refusal};
 use super::{Answer, Endpoints, Request, Reveals, body, log_session_error};
 use crate::identity::{AppId, OpenId, UnionId};
 use crate::observe::AuthResult;
+use crate::secret::Secret;
 use crate::session::{Issued, NewSession};
-use crate::wechat::{Code2Session, Flaw, WechatError};
+use crate::wechat::{Flaw, User, WechatError, is_code};
 
 /// Begins the Referer of every mini program; its appid follows.
 const MINI_PROGRAM: &str = "https://servicewechat.com/";
@@ -25,14 +26,22 @@ struct Login {
 pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answer {
     let mut app = None;
     let outcome = log_in(endpoints, &request, &mut app).await;
+    conclude(endpoints, app, outcome, request.request_id)
+}
+
+/// Counts a login to this app, if one is known, and answers with what became of it.
+pub(super) fn conclude(
+    endpoints: &Endpoints,
+    app: Option<&AppId>,
+    outcome: Result<(OpenId, Answer), Refusal>,
+    request_id: &str,
+) -> Answer {
     let label = app.map_or("unknown", AppId::as_str);
     let result = outcome.as_ref().map_or_else(login_result, |_| "ok");
     endpoints.metrics.logins.with_label_values(&[label, result]).inc();
     match outcome {
         Ok((openid, answer)) => answer.for_caller(AuthResult::Public, Some(openid)),
-        Err(refusal) => {
-            refusal.into_answer(request.request_id).for_caller(AuthResult::Public, None)
-        }
+        Err(refusal) => refusal.into_answer(request_id).for_caller(AuthResult::Public, None),
     }
 }
 
@@ -79,7 +88,7 @@ async fn log_in<'a>(
         return Err(InputError::BadCode.into());
     }
     let wechat = endpoints.wechat.code2session(appid.as_str(), &code).await?;
-    let session = new_session(appid, &wechat)?;
+    let session = new_session(appid, &wechat.user, Some(&wechat.session_key))?;
     let openid = session.openid.clone();
     let open = async || {
         let issued = endpoints.sessions.open(session).await.inspect_err(log_session_error)?;
@@ -89,22 +98,21 @@ async fn log_in<'a>(
     Ok((openid, Answer::with_json(body.clone())))
 }
 
-/// Whatever else is wrong, WeChat is not asked with anything but a code.
-pub(super) fn is_code(code: &str) -> bool {
-    (1..=128).contains(&code.len())
-        && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-}
-
-fn new_session(appid: &AppId, wechat: &Code2Session) -> Result<NewSession, WechatError> {
+/// A session for whom WeChat named; a browser's login has no session_key.
+pub(super) fn new_session(
+    appid: &AppId,
+    user: &User,
+    session_key: Option<&Secret<String>>,
+) -> Result<NewSession, WechatError> {
     // The room that asks WeChat has looked at these already; what becomes a header is looked at
     // by its type.
     let unlike = |field| move |_| WechatError::Malformed(Flaw::Field(field));
-    let unionid = wechat.unionid.as_deref().map(UnionId::parse).transpose();
+    let unionid = user.unionid.as_deref().map(UnionId::parse).transpose();
     Ok(NewSession {
-        openid: OpenId::parse(&wechat.openid).map_err(unlike("openid"))?,
+        openid: OpenId::parse(&user.openid).map_err(unlike("openid"))?,
         appid: appid.clone(),
         unionid: unionid.map_err(unlike("unionid"))?,
-        session_key: Some(wechat.session_key.clone()),
+        session_key: session_key.cloned(),
     })
 }
 
@@ -160,7 +168,7 @@ fn choose_app<'a>(
 }
 
 /// The `result` of `wxgate_logins_total` for a login that was refused so.
-pub(super) const fn login_result(refusal: &Refusal) -> &'static str {
+const fn login_result(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::Wechat(error) => wechat_result(error),
         Refusal::SlowDown { .. } => "rate_limited",

@@ -67,6 +67,19 @@ impl<'a> Browser<'a> {
         pairs.find(|(found, _)| found.trim() == name).map(|(_, value)| value.trim())
     }
 
+    /// The names of the cookies that begin so and are plain, the oldest first, as browsers send
+    /// those of one path (RFC 6265 section 5.4).
+    pub(super) fn cookies_named(
+        &self,
+        beginning: &'static str,
+    ) -> impl DoubleEndedIterator<Item = &'a str> {
+        let names = self.cookies.split(';').filter_map(|pair| pair.split_once('='));
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        names
+            .map(|(name, _)| name.trim())
+            .filter(move |name| name.starts_with(beginning) && name.bytes().all(is_plain))
+    }
+
     /// The address of a page of this site; `path` begins with a slash.
     pub(super) fn address(&self, path: &str) -> Option<Url> {
         Url::parse(&format!("{}://{}{path}", self.scheme, self.host)).ok()

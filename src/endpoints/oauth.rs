@@ -6,22 +6,26 @@
 //! 10.12).
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use url::{Url, form_urlencoded};
 
-use super::auth::{is_code, login_result};
+use super::auth::{conclude, new_session};
 use super::refusal::{InputError, Refusal};
 use super::{Answer, Endpoints, Request, log_session_error};
 use crate::config::{AppKind, Config, TokenSource};
-use crate::identity::{AppId, OpenId, UnionId};
+use crate::identity::{AppId, OpenId};
 use crate::observe::AuthResult;
-use crate::session::{Issued, NewSession, Visit};
-use crate::wechat::{Flaw, WebPage, WebUser, WechatError, login_page};
+use crate::session::{Issued, Visit};
+use crate::wechat::{WebPage, is_code, login_page};
 
 /// Begins the name of the cookie that binds a login to its browser; the state follows, so that two
 /// pages can log in at once.
 const VISIT_COOKIE: &str = "wxgate_login_";
+/// Logins that a browser may have under way. More cookies of up to 4 KiB each could make its
+/// requests longer than is taken, and a page can begin logins without end.
+const MOST_VISITS: usize = 4;
 /// What WeChat's page for websites sends as code of a user who refuses.
 const DECLINED: &str = "authdeny";
 /// Longest `return_to`, in bytes.
@@ -77,39 +81,47 @@ fn begin(endpoints: &Endpoints, request: &Request<'_>) -> Result<Answer, Refusal
         (AppKind::OfficialAccount | AppKind::MiniProgram, _) => WebPage::Silent,
     };
     let return_to = same_site(return_to.as_deref().unwrap_or("/"))?;
-    let path = format!("{}/oauth/callback", endpoints.prefix);
-    let back = browser.address(&path).ok_or(Refusal::Malformed("no Host to come back to"))?;
+    let path = format!("{}/oauth", endpoints.prefix);
+    let back = browser.address(&format!("{path}/callback"));
+    let back = back.ok_or(Refusal::Malformed("no Host to come back to"))?;
     let begun = endpoints.sessions.begin_visit(appid, &return_to);
     let (visit, kept) = begun.inspect_err(log_session_error)?;
     let name = format!("{VISIT_COOKIE}{}", visit.state);
     let cookie = browser.set_cookie(&name, &kept, &path, Visit::LIFE);
     let open_base = &endpoints.web.open_base;
     let location = login_page(open_base, page, appid.as_str(), &back, &visit.state);
-    Ok(Answer::redirect(302, location.into()).saying("Set-Cookie", cookie))
+    let mut answer = Answer::redirect(302, location.into()).saying("Set-Cookie", cookie);
+    for spare in browser.cookies_named(VISIT_COOKIE).rev().skip(MOST_VISITS - 1).take(16) {
+        answer = answer.saying("Set-Cookie", browser.set_cookie(spare, "", &path, Duration::ZERO));
+    }
+    Ok(answer)
 }
 
 pub(super) async fn callback(endpoints: &Endpoints, request: Request<'_>) -> Answer {
-    if let Err(refusal) = endpoints.check_login_limit(&request) {
-        return refusal.into_answer(request.request_id);
-    }
     let mut app = None;
-    let outcome = come_back(endpoints, &request, &mut app).await;
-    let label = app.as_ref().map_or("unknown", AppId::as_str);
-    let result = outcome.as_ref().map_or_else(login_result, |_| "ok");
-    endpoints.metrics.logins.with_label_values(&[label, result]).inc();
-    match outcome {
-        Ok((openid, answer)) => answer.for_caller(AuthResult::Public, Some(openid)),
-        Err(refusal) => {
-            refusal.into_answer(request.request_id).for_caller(AuthResult::Public, None)
-        }
-    }
+    let outcome = match come_back(endpoints, &request, &mut app).await {
+        Ok(Return::LoggedIn(openid, answer)) => Ok((openid, answer)),
+        Ok(Return::Again(answer)) => return answer.for_caller(AuthResult::Public, None),
+        Err(refusal) => Err(refusal),
+    };
+    conclude(endpoints, app.as_ref(), outcome, request.request_id)
+}
+
+/// A browser that came back from WeChat's page.
+enum Return {
+    /// With its user.
+    LoggedIn(OpenId, Answer),
+    /// To a login that is complete, with another code: after the back button. No second session
+    /// comes of one login, so that it only goes on to where it was going.
+    Again(Answer),
 }
 
 async fn come_back(
     endpoints: &Endpoints,
     request: &Request<'_>,
     app: &mut Option<AppId>,
-) -> Result<(OpenId, Answer), Refusal> {
+) -> Result<Return, Refusal> {
+    endpoints.check_login_limit(request)?;
     let browser = &request.browser;
     let [code, state] = parameters(browser.query, ["code", "state"])?;
     let state = state.ok_or(InputError::ForeignState)?;
@@ -123,31 +135,30 @@ async fn come_back(
     if !is_code(&code) {
         return Err(InputError::BadCode.into());
     }
-    let log_in = async || log_in(endpoints, &visit.appid, &code).await;
+    let log_in = async || log_in(endpoints, &visit, &code).await;
     let issued = endpoints.sessions.complete_visit(&visit, &code, log_in).await?;
-    let issued = issued.ok_or(InputError::CompletedState)?;
+    let answer = Answer::redirect(302, without_foreign_fragment(&visit.return_to));
+    let Some(issued) = issued else {
+        return Ok(Return::Again(answer));
+    };
     let name = endpoints.web.cookie.as_deref().ok_or(Refusal::Internal)?;
     let life = endpoints.sessions.expires_in(&issued.verified);
     let cookie = browser.set_cookie(name, issued.token(), "/", life);
-    let answer = Answer::redirect(302, visit.return_to).saying("Set-Cookie", cookie);
-    Ok((issued.verified.identity.openid.clone(), answer))
+    let openid = issued.verified.identity.openid.clone();
+    Ok(Return::LoggedIn(openid, answer.saying("Set-Cookie", cookie)))
 }
 
-async fn log_in(endpoints: &Endpoints, appid: &AppId, code: &str) -> Result<Issued, Refusal> {
-    let user = endpoints.wechat.web_user(appid.as_str(), code).await?;
-    let session = new_session(appid, &user)?;
+/// A browser takes the `#wechat_redirect` of WeChat's page along through redirects, to a page
+/// that may take it for a place of its own, unless there is a fragment, be it empty (RFC 9110
+/// section 10.2.2).
+fn without_foreign_fragment(location: &str) -> String {
+    if location.contains('#') { location.to_owned() } else { format!("{location}#") }
+}
+
+async fn log_in(endpoints: &Endpoints, visit: &Visit, code: &str) -> Result<Issued, Refusal> {
+    let user = endpoints.wechat.web_user(visit.appid.as_str(), &visit.state, code).await?;
+    let session = new_session(&visit.appid, &user, None)?;
     Ok(endpoints.sessions.open(session).await.inspect_err(log_session_error)?)
-}
-
-fn new_session(appid: &AppId, user: &WebUser) -> Result<NewSession, WechatError> {
-    let unlike = |field| move |_| WechatError::Malformed(Flaw::Field(field));
-    let unionid = user.unionid.as_deref().map(UnionId::parse).transpose();
-    Ok(NewSession {
-        openid: OpenId::parse(&user.openid).map_err(unlike("openid"))?,
-        appid: appid.clone(),
-        unionid: unionid.map_err(unlike("unionid"))?,
-        session_key: None,
-    })
 }
 
 /// The values of these parameters; empty ones are none.

@@ -4,11 +4,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::refusal::{InputError, Refusal};
-use super::{Answer, Endpoints, Request, auth, body, log_session_error};
+use super::{Answer, Endpoints, Request, body, log_session_error};
 use crate::identity;
 use crate::observe::AuthResult;
 use crate::session::Verified;
-use crate::wechat::{Flaw, WechatError};
+use crate::wechat::{Flaw, WechatError, is_code};
 
 /// The field of the body that counts.
 #[derive(Deserialize)]
@@ -50,7 +50,7 @@ async fn exchange(
     request: &Request<'_>,
 ) -> Result<Answer, Refusal> {
     let code = body::object::<Press>(request.body)?.code.ok_or(InputError::NoCode)?;
-    if !auth::is_code(&code) {
+    if !is_code(&code) {
         return Err(InputError::BadCode.into());
     }
     let (appid, openid) = (caller.identity.appid.as_str(), caller.identity.openid.as_str());

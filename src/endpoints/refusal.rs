@@ -114,9 +114,6 @@ pub enum InputError {
     /// The login did not begin in this browser.
     #[error("this login did not begin in this browser, or not lately; begin it again")]
     ForeignState,
-    /// The login came back before.
-    #[error("this login has been completed with another code; begin it again")]
-    CompletedState,
     /// No `encryptedData` or no `iv`.
     #[error("the fields `encryptedData` and `iv` must both be there")]
     NoEncryptedData,
@@ -421,8 +418,8 @@ mod tests {
     /// One of each, in the order of the table.
     fn all() -> Vec<Refusal> {
         use InputError::{
-            BadCode, CompletedState, ContentType, ForeignReturn, ForeignState, HalfSigned, NoApp,
-            NoCode, NoEncryptedData, NotJson, RepeatedField, RepeatedParameter, UnknownApp,
+            BadCode, ContentType, ForeignReturn, ForeignState, HalfSigned, NoApp, NoCode,
+            NoEncryptedData, NotJson, RepeatedField, RepeatedParameter, UnknownApp,
         };
         let inputs = [
             NotJson,
@@ -437,7 +434,6 @@ mod tests {
             RepeatedParameter,
             ForeignReturn,
             ForeignState,
-            CompletedState,
         ];
         let decryption = [
             DecryptError::Base64,

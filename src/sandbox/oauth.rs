@@ -162,15 +162,16 @@ fn known_user(headers: &HeaderMap) -> Option<String> {
     is_name(&who).then(|| who.into_owned())
 }
 
+/// What WeChat says to a browser that was sent there wrongly.
 fn refusal_page(says: &str) -> Response {
-    page("出错了", &format!("<p id=\"error\">{}</p>", escape(says)))
+    page("This login cannot begin", &format!("<p id=\"error\">{}</p>", escape(says)))
 }
 
 fn question_page(asked: &Asked, user: &str) -> Response {
-    let wants = match asked.scope {
-        "snsapi_base" => "wants to know who you are (snsapi_base)",
-        "snsapi_userinfo" => "wants your name and picture (snsapi_userinfo)",
-        _ => "lets you log in by QR code (snsapi_login)",
+    let (title, wants) = match asked.scope {
+        "snsapi_base" => ("Who are you?", "learns which user this is, and nothing else"),
+        "snsapi_userinfo" => ("Allow this login?", "learns who you are, your name and picture"),
+        _ => ("Scan to log in", "logs you in; whoever clicks below has scanned its QR code"),
     };
     let hidden: String = [
         ("appid", asked.appid.as_str()),
@@ -184,26 +185,26 @@ fn question_page(asked: &Asked, user: &str) -> Response {
         format!("<input type=\"hidden\" name=\"{name}\" value=\"{}\">", escape(value))
     })
     .collect();
-    let (appid, user) = (escape(&asked.appid), escape(user));
+    let (appid, scope, user) = (escape(&asked.appid), asked.scope, escape(user));
+    let back = escape(&asked.redirect_uri.origin().ascii_serialization());
     page(
-        "登录",
+        title,
         &format!(
-            "<p><b>{appid}</b> {wants}</p><form action=\"/sandbox/consent\">{hidden}\
-             <p><label>user <input id=\"user\" name=\"user\" value=\"{user}\"></label></p>\
-             <button id=\"allow\" name=\"decision\" value=\"allow\">允许 allow</button> \
-             <button id=\"refuse\" name=\"decision\" value=\"refuse\">拒绝 refuse</button> \
-             <button id=\"snapshot\" name=\"decision\" value=\"snapshot\">快照页 snapshot</button>\
-             </form>"
+            "<p><code>{appid}</code> {wants}.<br><span class=\"soft\">Asked for \
+             <code>{scope}</code> by {back}</span></p>\
+             <form action=\"/sandbox/consent\">{hidden}\
+             <label for=\"user\">User, any name</label>\
+             <input id=\"user\" name=\"user\" value=\"{user}\" autocomplete=\"off\">\
+             <button id=\"allow\" name=\"decision\" value=\"allow\">Allow</button>\
+             <button id=\"refuse\" name=\"decision\" value=\"refuse\">Refuse</button>\
+             <button id=\"snapshot\" name=\"decision\" value=\"snapshot\">\
+             Come back as the virtual user of a snapshot page</button></form>"
         ),
     )
 }
 
 fn page(title: &str, body: &str) -> Response {
-    let html = format!(
-        "<!doctype html><html lang=\"zh-CN\"><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\">\
-         <title>sandbox WeChat: {title}</title><h1>sandbox WeChat: {title}</h1>{body}</html>"
-    );
+    let html = include_str!("page.html").replace("{title}", title).replace("{body}", body);
     ([(CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
 }
 

@@ -7,21 +7,19 @@ use base64::engine::general_purpose::STANDARD;
 
 use tokio::sync::OnceCell;
 
-use super::answer::{Answer, user};
+use super::answer::Answer;
 use super::client::{Client, Line, Parcel};
 use super::errcode::{Flaw, WechatError};
+use super::user::{self, User};
 use crate::secret::Secret;
 
 /// What WeChat gives for a code.
 #[derive(Clone)]
 pub struct Code2Session {
-    /// The user of this app, `[A-Za-z0-9_-]{6,64}`.
-    pub openid: String,
+    /// Who logged in.
+    pub user: User,
     /// 16 bytes in standard base64, as WeChat wrote it: signatures are made with this text.
     pub session_key: Secret<String>,
-    /// The user over all apps of one Open Platform account, `[A-Za-z0-9_-]{6,64}`, where the
-    /// app is bound to one.
-    pub unionid: Option<String>,
     /// What the client was answered, so that whoever shows the same code within the replay
     /// window is told the same, and a double tap opens one session and not two.
     pub answered: OnceCell<Vec<u8>>,
@@ -34,8 +32,9 @@ impl fmt::Debug for Code2Session {
     }
 }
 
-/// Whether `code` may be sent to WeChat: `[A-Za-z0-9_-]{1,128}`.
-pub(super) fn is_code(code: &str) -> bool {
+/// Whether `code` may be sent to WeChat, which is not asked with anything else:
+/// `[A-Za-z0-9_-]{1,128}`.
+pub fn is_code(code: &str) -> bool {
     (1..=128).contains(&code.len())
         && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
@@ -61,16 +60,9 @@ pub(super) async fn exchange(
 }
 
 fn read(answer: &Answer) -> Result<Code2Session, WechatError> {
-    if answer.optional_number("is_snapshotuser")?.unwrap_or_default() != 0 {
-        return Err(WechatError::SnapshotUser);
-    }
-    let openid = user(answer.text("openid")?, "openid")?;
-    let unionid = match answer.optional_text("unionid")? {
-        Some(unionid) => Some(user(unionid, "unionid")?),
-        None => None,
-    };
+    let user = user::read(answer)?;
     let session_key = session_key(answer)?;
-    Ok(Code2Session { openid, session_key, unionid, answered: OnceCell::new() })
+    Ok(Code2Session { user, session_key, answered: OnceCell::new() })
 }
 
 /// The session_key of an answer, if it is 16 bytes in base64. One of 24 or 32 bytes would
@@ -105,31 +97,18 @@ mod tests {
     fn an_openid_and_a_session_key_are_enough_and_unknown_fields_do_not_matter() {
         let got = read_json(&json!({"openid": OPENID, "session_key": KEY, "expires_in": 7200}));
         let got = got.unwrap();
-        assert_eq!((got.openid.as_str(), got.session_key.expose().as_str()), (OPENID, KEY));
-        assert_eq!(got.unionid, None);
-    }
-
-    #[test]
-    fn an_empty_or_null_unionid_is_none() {
-        for unionid in [json!(""), json!(null)] {
-            let body = json!({"openid": OPENID, "session_key": KEY, "unionid": unionid});
-            assert_eq!(read_json(&body).unwrap().unionid, None);
-        }
+        assert_eq!((got.user.openid.as_str(), got.session_key.expose().as_str()), (OPENID, KEY));
+        assert_eq!(got.user.unionid, None);
     }
 
     #[test]
     fn what_is_shaped_otherwise_is_malformed_and_names_the_field() {
         for (body, field) in [
             (json!({"session_key": KEY}), "openid"),
-            (json!({"openid": "", "session_key": KEY}), "openid"),
-            (json!({"openid": 12_345_678, "session_key": KEY}), "openid"),
-            (json!({"openid": "o\r\nX-WX-OPENID: z", "session_key": KEY}), "openid"),
             (json!({"openid": OPENID}), "session_key"),
             (json!({"openid": OPENID, "session_key": "AAAAAAAAAAAAAAAAAAAA"}), "session_key"),
             (json!({"openid": OPENID, "session_key": "tiihtNczf5v6AKRyjwEUhQ"}), "session_key"),
             (json!({"openid": OPENID, "session_key": "not base64!"}), "session_key"),
-            (json!({"openid": OPENID, "session_key": KEY, "unionid": "a b"}), "unionid"),
-            (json!({"openid": OPENID, "session_key": KEY, "unionid": {}}), "unionid"),
         ] {
             let error = read_json(&body).map(|_| ()).unwrap_err();
             assert_eq!(error, WechatError::Malformed(Flaw::Field(field)), "{body}");

@@ -16,6 +16,7 @@ use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
+use super::json;
 use crate::secret::Secret;
 
 /// Why an `encryptedData` could not be opened, in the order in which it is checked.
@@ -72,9 +73,7 @@ pub fn decrypt(
     let plain = Decryptor::<Aes128>::new(key.into(), &iv.into())
         .decrypt_padded_mut::<Pkcs7>(&mut data)
         .map_err(|_| DecryptError::Padding)?;
-    let Ok(Value::Object(fields)) = serde_json::from_slice(plain) else {
-        return Err(DecryptError::Json);
-    };
+    let fields = json::object(plain).ok_or(DecryptError::Json)?;
     let mark = fields.get("watermark").and_then(Value::as_object);
     let marked = mark.and_then(|mark| mark.get("appid")).and_then(Value::as_str);
     match marked {

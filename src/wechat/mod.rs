@@ -8,22 +8,25 @@ mod code2session;
 mod crypt;
 mod errcode;
 mod flight;
+mod json;
 mod oauth;
 mod phone;
 mod session_key;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use access_token::AccessToken;
-pub use code2session::Code2Session;
+pub use code2session::{Code2Session, is_code};
 pub use crypt::{DecryptError, decrypt, signature_fits};
 pub use errcode::{Flaw, Outage, WechatError};
-pub use oauth::{WebPage, WebUser, login_page};
+pub use oauth::{WebPage, login_page};
 pub use phone::Phone;
+pub use user::User;
 
 use access_token::{Held, Tokens};
 use client::{Client, Line};
@@ -64,7 +67,7 @@ struct Lines {
 struct Memory {
     logins: Flights<Code2Session>,
     phones: Flights<Phone>,
-    visits: Flights<WebUser>,
+    visits: Flights<User>,
     fetches: Flights<Arc<Held>>,
     tokens: Tokens,
 }
@@ -177,19 +180,27 @@ impl Wechat {
     }
 
     /// Exchanges the code that WeChat's login page sent back with a browser. Shared and
-    /// repeated as [`Wechat::code2session`]: WeChat's own browser likes to open a page twice.
+    /// repeated as [`Wechat::code2session`], since WeChat's own browser likes to open a page
+    /// twice, but only within the login that has this `state`: a code that leaked opens no other.
     ///
     /// # Errors
     /// `InvalidCode` and `UnknownApp` without asking WeChat, `SnapshotUser` for a user who is
     /// none; else what became of the call.
-    pub async fn web_user(&self, appid: &str, code: &str) -> Result<Arc<WebUser>, WechatError> {
+    pub async fn web_user(
+        &self,
+        appid: &str,
+        state: &str,
+        code: &str,
+    ) -> Result<Arc<User>, WechatError> {
         let (inner, app, shown) = self.admit(appid, code)?;
         let exchange = async move {
             let secret = inner.apps.get(&app).ok_or(WechatError::UnknownApp)?;
             let line = &inner.lines.oauth2_access_token;
             oauth::exchange(&inner.client, line, &app, secret, &shown).await
         };
-        self.0.memory.visits.join(appid, code, self.0.replay_window, exchange).await
+        // No code holds a space, so that no two pairs look alike.
+        let whose = format!("{state} {code}");
+        self.0.memory.visits.join(appid, &whose, self.0.replay_window, exchange).await
     }
 
     /// Asks WeChat whether this session_key is still the user's.
@@ -230,7 +241,7 @@ impl Wechat {
 
     /// What must hold before WeChat is asked about a code.
     fn admit(&self, appid: &str, code: &str) -> Result<(Arc<Inner>, String, String), WechatError> {
-        if !code2session::is_code(code) {
+        if !is_code(code) {
             return Err(WechatError::InvalidCode);
         }
         if !self.0.apps.contains_key(appid) {

@@ -54,7 +54,7 @@ class Dependencies(unittest.TestCase):
     def test_every_python_and_npm_package_has_its_reason(self) -> None:
         wanted = read("tests/e2e/requirements.txt") + read("tests/e2e/wechat_sdks/requirements.txt")
         python = re.findall(r"^([\w-]+)==", wanted, re.M)
-        node = json.loads(read("tests/e2e/wechat_sdks/package.json"))
+        node = json.loads(read("tests/e2e/package.json"))
         self.same("Python and npm packages of the end-to-end tests",
                   python + list(node["dependencies"]))
 

@@ -84,7 +84,7 @@ fn a_browser_is_sent_to_wechats_page_and_bound_to_its_state() {
     assert!(location.starts_with(&begins), "{location}");
     assert!(location.ends_with("#wechat_redirect"));
     let set = answer.header("Set-Cookie").unwrap();
-    for flag in ["HttpOnly", "Secure", "SameSite=Lax", "Max-Age=600", "Path=/wx/oauth/callback"] {
+    for flag in ["HttpOnly", "Secure", "SameSite=Lax", "Max-Age=600", "Path=/wx/oauth"] {
         assert!(set.split("; ").any(|part| part == flag), "{flag}: {set}");
     }
     assert!(!cookie.contains("orders"), "sealed");
@@ -98,7 +98,7 @@ fn the_way_back_sets_the_session_cookie_and_goes_where_it_was_asked_to() {
     let (state, cookie) = begin(&site, "?return_to=/api/me%3Fa%3D1");
     let answer = callback(&site, &format!("?code=c1&state={state}"), &cookie);
     assert_eq!(answer.status, 302, "{}", answer.text());
-    assert_eq!(answer.header("Location"), Some("/api/me?a=1"));
+    assert_eq!(answer.header("Location"), Some("/api/me?a=1#"), "WeChat's own fragment ends");
     assert_eq!(answer.header("Cache-Control"), Some("no-store"));
     let set = session_cookie(&answer).unwrap();
     for flag in ["HttpOnly", "Secure", "SameSite=Lax", "Path=/", "Max-Age=7200"] {
@@ -181,9 +181,62 @@ fn a_state_is_good_once_and_only_in_its_own_browser() {
     }
     assert!(site.wechat.calls().is_empty());
     assert_eq!(callback(&site, &format!("?code=c1&state={state}"), &cookie).status, 302);
+}
+
+#[test]
+fn the_back_button_after_a_login_goes_on_without_a_second_session() {
+    let site = site();
+    let (state, cookie) = begin(&site, "?return_to=/orders%23top");
+    let first = callback(&site, &format!("?code=c1&state={state}"), &cookie);
+    assert_eq!(first.header("Location"), Some("/orders#top"));
+    site.wechat.answers(API, user("mallory"));
     let again = callback(&site, &format!("?code=c2&state={state}"), &cookie);
-    again.assert_refused(400, "invalid_request");
-    assert!(session_cookie(&again).is_none());
+    assert_eq!((again.status, again.header("Location")), (302, Some("/orders#top")));
+    assert!(again.header("Set-Cookie").is_none());
+    let exchanged = site.wechat.calls().into_iter().filter(|call| call.path == API);
+    assert_eq!(exchanged.count(), 1, "the second code is not even shown to WeChat");
+    let labels = [("appid", ACCOUNT), ("result", "ok")];
+    assert!((site.gateway.metric("wxgate_logins_total", &labels) - 1.0).abs() < 0.1);
+}
+
+#[test]
+fn a_code_that_leaked_opens_no_other_login() {
+    let site = site();
+    let (state, cookie) = begin(&site, "");
+    assert_eq!(callback(&site, &format!("?code=c1&state={state}"), &cookie).status, 302);
+    site.wechat.answers(API, Play::Errcode(40163));
+    // Mallory's own login, with Alice's code, well within login.replay_window.
+    let (state, cookie) = begin(&site, "");
+    let answer = callback(&site, &format!("?code=c1&state={state}"), &cookie);
+    answer.assert_refused(400, "invalid_grant");
+    assert!(session_cookie(&answer).is_none());
+}
+
+#[test]
+fn logins_that_nobody_completes_do_not_pile_up_in_the_browser() {
+    let site = site();
+    let long = format!("?return_to=/{}", "a".repeat(2000));
+    let mut kept: Vec<String> = Vec::new();
+    for _ in 0..8 {
+        let request = site.get(&format!("/wx/oauth/login{long}")).host("shop.test");
+        let answer = request.header("Cookie", &kept.join("; ")).send();
+        assert_eq!(answer.status, 302, "{}", answer.text());
+        for set in answer.values("Set-Cookie") {
+            let (pair, attributes) = set.split_once("; ").unwrap();
+            let (name, value) = pair.split_once('=').unwrap();
+            kept.retain(|cookie| !cookie.starts_with(&format!("{name}=")));
+            assert!(attributes.contains("Path=/wx/oauth;") && pair.len() < 4096, "{set}");
+            if value.is_empty() {
+                assert!(attributes.contains("Max-Age=0"), "{set}");
+            } else {
+                kept.push(pair.to_owned());
+            }
+        }
+        assert!(kept.len() <= 4, "{}", kept.len());
+    }
+    let (name, _) = kept[3].split_once('=').unwrap();
+    let query = format!("?code=c1&state={}", name.trim_start_matches("wxgate_login_"));
+    assert_eq!(callback(&site, &query, &kept.join("; ")).status, 302);
 }
 
 #[test]

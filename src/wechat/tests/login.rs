@@ -9,7 +9,7 @@ async fn a_login_sends_the_documented_query_and_reads_a_text_plain_answer() {
     let script = Script::start(good()).await;
     let gateway = before(&script);
     let session = gateway.login("0a1Bc_-").await.unwrap();
-    assert_eq!(session.openid, "oGZUI0egBJY1zhBYw2KhdUfwVJJE");
+    assert_eq!(session.user.openid, "oGZUI0egBJY1zhBYw2KhdUfwVJJE");
     assert_eq!(session.session_key.expose(), "tiihtNczf5v6AKRyjwEUhQ==");
     let said = script.said();
     let request_line = said.lines().next().unwrap();

@@ -226,10 +226,13 @@ async fn a_web_code_is_exchanged_once_however_often_the_page_is_opened() {
     .await;
     let gateway = before(&script);
     for _ in 0..2 {
-        let user = gateway.wechat.web_user(APPID, "web").await.unwrap();
+        let user = gateway.wechat.web_user(APPID, "s1", "web").await.unwrap();
         assert_eq!((user.openid.as_str(), &user.unionid), (OPENID, &None));
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1);
+    // In another login WeChat has the word, which takes no code twice.
+    gateway.wechat.web_user(APPID, "s2", "web").await.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

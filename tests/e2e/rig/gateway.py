@@ -7,6 +7,7 @@ import secrets
 import signal
 import threading
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from . import leaks
@@ -14,6 +15,8 @@ from .client import User, log_in, request
 from .process import Process, await_that, free_port
 
 APPID = "wx00000000000e2e01"
+ACCOUNT, WEBSITE = "wx00000000000e2e02", "wx00000000000e2e03"
+"""An official account and a website, whose users log in with a browser."""
 APP_SECRET = leaks.secret(secrets.token_hex(16))
 SIGNING_KEY = leaks.secret(secrets.token_hex(32))
 
@@ -28,9 +31,9 @@ class Sandbox(Process):
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
-        app = f"{APPID}:{APP_SECRET}"
+        apps = [f"--app={appid}:{APP_SECRET}" for appid in (APPID, ACCOUNT, WEBSITE)]
         super().__init__(
-            folder, [binary(), "sandbox", "--listen", f"127.0.0.1:{self.port}", "--app", app]
+            folder, [binary(), "sandbox", "--listen", f"127.0.0.1:{self.port}", *apps]
         )
         self.await_port(self.port)
 
@@ -138,11 +141,13 @@ class Gateway(Process):
     """Every file that any gateway wrote, for the search for leaks."""
 
     def __init__(
-        self, folder: Path, wechat: int, sandbox: int, upstream: str, lane: str
+        self, folder: Path, wechat: int, sandbox: int, upstream: str, lane: str,
+        adapt: Callable[[str], str] = str,
     ) -> None:
+        """`adapt` makes of the usual gateway.toml the one that is wanted."""
         self.port, self.admin, self.sandbox = free_port(), free_port(), sandbox
         folder.mkdir(parents=True)
-        self.base = configuration(self.port, self.admin, wechat, upstream, lane)
+        self.base = adapt(configuration(self.port, self.admin, wechat, upstream, lane))
         self.file = folder / "gateway.toml"
         self.write(self.base)
         (folder / "signing.key").write_text(SIGNING_KEY)
