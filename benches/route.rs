@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wxgate::config::{Auth, HostPattern, Route};
+use wxgate::config::{Auth, HeaderChanges, HostPattern, Route};
 use wxgate::route::list::Lists;
 use wxgate::route::table::Table;
 
@@ -23,6 +23,12 @@ fn route(host: HostPattern, path: String) -> Route {
         max_body_bytes: None,
         rate_limit: None,
         cookie_bridge: false,
+        connect_timeout: None,
+        read_timeout: None,
+        write_timeout: None,
+        cors: None,
+        request_headers: HeaderChanges::default(),
+        response_headers: HeaderChanges::default(),
     }
 }
 

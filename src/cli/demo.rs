@@ -135,7 +135,7 @@ Log in as WeChat's user alice, call a backend that is not changed by one line, f
 
 CODE=$(curl -s http://{sandbox}/sandbox/login -d '{login}' | sed 's/.*"code":"//; s/".*//')
 TOKEN=$(curl -s http://{gateway}/wx/auth -H 'Content-Type: application/json' -d "{{\"code\":\"$CODE\"}}" | sed 's/.*"access_token":"//; s/".*//')
-curl -s http://{gateway}/hello -H "Authorization: Bearer $TOKEN" -H 'X-WX-OPENID: forged'
+curl -s http://{gateway}/hello -H "Authorization: Bearer $TOKEN" -H 'X-WX-OPENID: forged'; echo
 
 The last line shows the headers that the backend saw: X-WX-OPENID holds alice's openid, once."#
     ));

@@ -3,6 +3,8 @@
 //! One file per section below; each goes on after a problem, so that all are told in one run.
 
 mod apps;
+mod changes;
+mod cors;
 mod identity;
 mod overlap;
 mod paths;
@@ -105,22 +107,25 @@ const RELATIVE: &str = "relative paths start at the folder of the configuration"
 
 /// Applies every rule. `None` if something is wrong that leaves no value at all; what is wrong
 /// stands in `checker`.
-pub(super) fn check(file: File, checker: &mut Checker<'_>) -> Option<Config> {
+pub(super) fn check(mut file: File, checker: &mut Checker<'_>) -> Option<Config> {
     let server = server::server(&file.server, checker);
     let admin = server::admin(file.admin, checker);
     if let Some(admin) = &admin {
-        server::listeners(&file.server.listen, admin.listen, checker);
+        server::listeners(&file.server, admin.listen, checker);
     }
     let log = server::log(file.log, checker);
     let wechat = apps::wechat(&file.wechat, checker);
     let apps = apps::apps(file.apps, checker);
-    let login = apps::login(file.login, checker);
+    let login_cors = file.login.cors.take();
+    let mut login = apps::login(file.login, checker);
     if login.verify && server.trusted_proxies.is_empty() {
         let what = "is on, but `server.trusted_proxies` names nobody who may ask";
         checker.wrong(&Key::of("login").name("verify"), what, "name the proxy's address there");
     }
     let identity = identity::identity(file.identity, checker);
     let session = session::session(file.session, &identity, &apps, checker);
+    let places = session.as_ref().map_or(&[][..], |session| &session.token_from);
+    login.cors = login_cors.map(|written| cors::of_login(written, places, checker));
     let upstreams = upstreams::upstreams(file.upstreams, checker);
     let names: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
     let around = routes::Around {
@@ -128,6 +133,8 @@ pub(super) fn check(file: File, checker: &mut Checker<'_>) -> Option<Config> {
         apps: &apps,
         prefix: &login.prefix,
         max_body_bytes: server.max_body_bytes,
+        identity: &identity,
+        places,
     };
     let routes = routes::routes(file.routes, &around, checker);
     Some(Config {

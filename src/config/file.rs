@@ -7,6 +7,7 @@
 //! A new key is a field here with its comment and default, a field of the configuration as used,
 //! and a line of `check/` between them.
 
+mod headers;
 mod login;
 mod routing;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use headers::{Cors, HeaderChanges};
 pub(super) use login::{App, Identity, Login, Session, SigningKey};
 pub(super) use routing::{
     Allow, HealthCheck, RateLimit, Route, Upstream, UpstreamServer, UpstreamTls,
@@ -62,6 +64,11 @@ pub(super) struct File {
 pub(super) struct Server {
     /// Addresses to listen on, `IP:PORT`. Port 0 lets the system choose.
     pub(super) listen: Vec<String>,
+    /// Addresses, mostly port 80, where plain HTTP is answered by 308 to the same address by https
+    /// and nothing is ever forwarded.
+    pub(super) redirect_listen: Vec<String>,
+    /// The port that they send to, as clients reach it.
+    pub(super) redirect_port: u16,
     /// Worker threads. Default: one per core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) threads: Option<usize>,
@@ -104,6 +111,8 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: vec!["127.0.0.1:8080".to_owned()],
+            redirect_listen: Vec::new(),
+            redirect_port: 443,
             threads: None,
             trusted_proxies: Vec::new(),
             max_header_bytes: Size(32 << 10),

@@ -22,14 +22,20 @@ pub struct Loaded {
 /// # Errors
 /// Every problem of it, in the order of the file.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse(path, &text, &|name| std::env::var(name).ok()),
-        Err(error) => {
-            let mut problem = Problem::new(Key::default(), format!("cannot be read: {error}"));
-            problem.hint("name the configuration with `-c FILE`; `wxgate demo` needs none");
-            Err(Problems::new(path, vec![problem]))
-        }
-    }
+    let bytes = std::fs::read(path).map_err(|error| {
+        let mut problem = Problem::new(Key::default(), format!("cannot be read: {error}"));
+        problem.hint("name the configuration with `-c FILE`; `wxgate demo` needs none");
+        Problems::new(path, vec![problem])
+    })?;
+    let text = str::from_utf8(&bytes).map_err(|error| {
+        let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let good = str::from_utf8(good).unwrap_or_default();
+        let mut problem = Problem::new(Key::default(), "is not UTF-8, which TOML is written in");
+        problem.hint("save the file as UTF-8; an editor may have written GBK");
+        problem.place = Some(place_of(good, good.len()));
+        Problems::new(path, vec![problem])
+    })?;
+    parse(path, text, &|name| std::env::var(name).ok())
 }
 
 /// Checks `text` as if it stood at `path`; `env` is asked for environment variables.

@@ -10,7 +10,7 @@ mod file;
 mod load;
 mod problem;
 mod redact;
-
+mod routing;
 mod schema;
 mod source;
 mod value;
@@ -32,7 +32,7 @@ pub use certificate::{
 pub use load::{Loaded, load, parse};
 pub use problem::Problems;
 pub use redact::redacted;
-
+pub use routing::{Allow, Auth, Cors, HeaderChanges, HostPattern, Origin, Route};
 pub use schema::schema;
 
 use crate::secret::Secret;
@@ -67,6 +67,10 @@ pub struct Config {
 pub struct Server {
     /// Addresses to listen on; never empty. Port 0 lets the system choose.
     pub listen: Vec<SocketAddr>,
+    /// Plain listeners that send everybody to https.
+    pub redirect_listen: Vec<SocketAddr>,
+    /// The port of the https addresses that they send to.
+    pub redirect_port: u16,
     /// Worker threads, at least 1.
     pub threads: usize,
     /// Peers whose X-Forwarded-* and X-Request-Id are believed.
@@ -185,6 +189,8 @@ pub struct Login {
     /// How long the answer to a code is kept for a repeat; zero: not at all.
     #[serde(serialize_with = "redact::period")]
     pub replay_window: Duration,
+    /// Which pages of other sites may read the endpoints' answers; `None`: none.
+    pub cors: Option<Cors>,
 }
 
 /// What a rate limit counts by.
@@ -425,70 +431,4 @@ pub enum Balance {
     HashOpenid,
     /// The same client address to the same server.
     HashIp,
-}
-
-/// `[[routes]]`
-#[derive(Clone, Debug, Serialize)]
-pub struct Route {
-    /// Its name in metrics and logs.
-    pub name: String,
-    /// Which hosts it is for.
-    pub host: HostPattern,
-    /// Which paths it is for; normalised. Ends in `/`: the tree, else exactly that path.
-    pub path: String,
-    /// Which methods it is for, upper case; empty: all. `GET` stands with `HEAD`.
-    pub methods: Vec<String>,
-    /// Position in [`Config::upstreams`].
-    pub upstream: usize,
-    /// Who gets through.
-    pub auth: Auth,
-    /// All conditions must hold.
-    pub allow: Option<Allow>,
-    /// Openids in this file are refused.
-    pub deny_openids_file: Option<PathBuf>,
-    /// Taken off the path before forwarding; begins with `/`, does not end in one.
-    pub strip_prefix: Option<String>,
-    /// Largest request body; `None`: unlimited.
-    pub max_body_bytes: Option<u64>,
-    /// A bucket per caller or address.
-    pub rate_limit: Option<RateLimit>,
-    /// Whether the upstream's cookies are kept in the caller's session.
-    pub cookie_bridge: bool,
-}
-
-/// Which hosts a route is for; lower case, without a trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HostPattern {
-    /// Exactly this host.
-    Exact(String),
-    /// Any host that ends in this suffix, which begins with a dot (`*.example.com` is
-    /// `.example.com`).
-    Wildcard(String),
-    /// Every host.
-    Any,
-}
-
-/// Who gets through a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(inline)]
-pub enum Auth {
-    /// Only a good token.
-    Required,
-    /// No token: a guest. A bad one: refused.
-    Optional,
-    /// Tokens are neither read nor needed.
-    Public,
-}
-
-/// `allow` of a route.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Allow {
-    /// The caller's app must be one of these; empty: any.
-    pub appids: Vec<String>,
-    /// The caller's openid must stand in this file.
-    pub openids_file: Option<PathBuf>,
-    /// The caller's session must hold all of these.
-    pub scope: Vec<String>,
 }

@@ -31,6 +31,14 @@ pub(super) fn period<S: Serializer>(period: &Duration, serializer: S) -> Result<
     serializer.collect_str(&Period(*period))
 }
 
+/// A duration that may be missing.
+pub(super) fn periods<S: Serializer>(
+    period: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    period.map(|period| Period(period).to_string()).serialize(serializer)
+}
+
 /// What prints itself.
 pub(super) fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)

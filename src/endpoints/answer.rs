@@ -48,6 +48,13 @@ impl Answer {
         Self::new(204, Vec::new())
     }
 
+    /// 204 to a preflight, with what a browser is told.
+    pub fn preflight(lines: Vec<(&'static str, String)>) -> Self {
+        let mut answer = Self::no_content();
+        answer.headers.extend(lines);
+        answer
+    }
+
     /// 200 for a proxy that asked whether a request may pass, with what is told of its caller.
     pub fn vouch(told: Vec<(String, String)>) -> Self {
         Self { told, ..Self::new(200, Vec::new()) }

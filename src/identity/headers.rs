@@ -93,6 +93,11 @@ pub fn folds_to(name: &[u8], folded: &str) -> bool {
     name.iter().map(fold).eq(folded.bytes())
 }
 
+/// Whether a backend may take two header names for one: folded, they are the same.
+pub fn fold_alike(one: &[u8], other: &[u8]) -> bool {
+    one.iter().map(fold).eq(other.iter().map(fold))
+}
+
 fn fold(byte: &u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::bridge::Bridge;
 use super::browser::{self, FromBrowser};
 use super::client::{Client, Peer};
+use super::cors;
 use super::credential::{self, Credential};
 use super::exchange::Exchange;
 use super::forward::{self, Forward, Told};
@@ -31,6 +32,8 @@ pub(crate) enum Decision {
     AddSlash(String),
     /// Answered by sending the browser to the login.
     LogIn(String),
+    /// Answered to a browser that asks whether a page may send a request.
+    Preflight(Box<Answer>),
     /// Answered by one of the gateway's own endpoints.
     Own(Box<OwnRequest>),
     /// Answered to a proxy that asked: may pass, as this caller or as nobody.
@@ -73,6 +76,7 @@ impl OwnRequest {
             browser: self.browser.as_told(),
         };
         let answer = rules.endpoints.answer(self.endpoint, request).await;
+        let answer = exchange.told(answer);
         if let Some(auth) = answer.auth {
             exchange.decided(auth);
         }
@@ -100,7 +104,7 @@ pub(crate) fn admit(
 }
 
 /// The methods that a gateway can say are allowed where no route decides.
-const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
+pub(super) const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 fn decide(
     rules: &Arc<Rules>,
@@ -113,8 +117,12 @@ fn decide(
     }
     let (path, _) = head.target.split_once('?').unwrap_or((head.target, ""));
     let path = normalise(path)?;
+    if let Some(answer) = cors::preflight(rules, head, &path.routed, exchange) {
+        return Ok(Decision::Preflight(answer));
+    }
     if rules.endpoints.owns(&path.routed) {
         exchange.is_own();
+        exchange.may_be_read_by(cors::origin(head), rules.login_cors.as_ref());
         if rules.endpoints.find(head.method, &path.routed)? == Endpoint::Verify {
             return verify::judge(rules, head, &client, exchange).map(Decision::Vouch);
         }
@@ -130,6 +138,7 @@ fn decide(
         Found::NotFound => return Err(Refusal::NotFound),
     };
     exchange.takes_route(&route.name);
+    exchange.may_be_read_by(cors::origin(head), route.cors.as_ref());
     let credential = find_credential(rules, head)?;
     check_length(head, route.max_body_bytes)?;
     check_rate_of_address(&route, &client)?;

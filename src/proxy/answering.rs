@@ -1,33 +1,72 @@
 //! Answers on their way to the client: the gateway's own, and what is changed on a backend's.
 
+use std::borrow::Cow;
+
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::connection::Connection;
+use super::exchange::Exchange;
 use super::forward::Forward;
 use super::head::Headers;
+use crate::config::HeaderChanges;
 use crate::endpoints::Answer;
+use crate::route::cors::Line;
 use tokio::io::AsyncWriteExt;
 
 /// Tells the client to refresh in time.
 pub(crate) const SESSION_EXPIRES_IN: &str = "X-Session-Expires-In";
 
-/// What the gateway tells the client beside a backend's answer.
-#[derive(Debug, Default)]
-pub(crate) struct Hint {
+/// What the gateway changes on a backend's answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Changes<'a> {
     /// Seconds left of the token, within the last tenth of its life.
-    pub(crate) session_expires_in: Option<String>,
+    session_expires_in: Option<u64>,
+    /// What a page of another site is told; empty where there is no `cors`.
+    cors: &'a [Line],
+    /// What the route says.
+    route: &'a HeaderChanges,
 }
 
-impl Hint {
-    /// For the caller of a forwarded request.
-    pub(crate) fn of(forward: &Forward) -> Self {
-        let session_expires_in = forward
-            .caller
-            .as_deref()
-            .and_then(|caller| forward.rules.sessions.expiry_hint(caller))
-            .map(|seconds| seconds.to_string());
-        Self { session_expires_in }
+impl<'a> Changes<'a> {
+    /// For a forwarded request.
+    pub(crate) fn of(forward: &'a Forward, exchange: &'a Exchange) -> Self {
+        let caller = forward.caller.as_deref();
+        Self {
+            session_expires_in: caller
+                .and_then(|caller| forward.rules.sessions.expiry_hint(caller)),
+            cors: exchange.cors(),
+            route: &forward.route.response_headers,
+        }
+    }
+
+    /// None at all.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        static NONE: HeaderChanges =
+            HeaderChanges { set: std::collections::BTreeMap::new(), remove: Vec::new() };
+        Self { session_expires_in: None, cors: &[], route: &NONE }
+    }
+
+    /// Whether a header of the backend's ends here. What it says of CORS does where the gateway
+    /// says it.
+    pub(crate) fn drop(&self, name: &str) -> bool {
+        let begins = |prefix: &str| {
+            name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        let HeaderChanges { set, remove } = self.route;
+        name.eq_ignore_ascii_case(SESSION_EXPIRES_IN)
+            || (!self.cors.is_empty() && begins("access-control-"))
+            || set.keys().chain(remove).any(|changed| name.eq_ignore_ascii_case(changed))
+    }
+
+    /// What is written besides.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> {
+        let expiry = self.session_expires_in.map(|left| Cow::Owned(left.to_string()));
+        let borrowed = |value: &'a String| Cow::Borrowed(value.as_str());
+        let set = self.route.set.iter().map(move |(name, value)| (name.as_str(), borrowed(value)));
+        let cors = self.cors.iter().map(move |(name, value)| (*name, borrowed(value)));
+        set.chain(cors).chain(expiry.map(|left| (SESSION_EXPIRES_IN, left)))
     }
 }
 
@@ -78,6 +117,24 @@ pub(crate) fn state_length_once(response: &mut ResponseHeader) -> pingora::Resul
     if let (Some(first), Some(_)) = (digits.next(), digits.next()) {
         let first = first.trim_ascii().to_vec();
         response.insert_header(http::header::CONTENT_LENGTH, first)?;
+    }
+    Ok(())
+}
+
+/// Takes off what is changed, of the head of an answer that Pingora holds.
+pub(crate) fn drop_changed(response: &mut ResponseHeader, changes: Changes<'_>) {
+    let names = response.headers.keys().filter(|name| changes.drop(name.as_str()));
+    let dropped: Vec<_> = names.cloned().collect();
+    for name in dropped {
+        response.remove_header(&name);
+    }
+}
+
+/// Changes the head of an answer that Pingora holds.
+pub(crate) fn change(response: &mut ResponseHeader, changes: Changes<'_>) -> pingora::Result<()> {
+    drop_changed(response, changes);
+    for (name, value) in changes.lines() {
+        response.append_header(name.to_owned(), value.as_ref())?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::head::RequestHead;
 use super::rules::Rules;
 use crate::endpoints::{Answer, Refusal};
 use crate::observe::{AccessLine, AuthResult, HashedUser, RouteMetrics};
+use crate::route::cors::{Cors, Line};
 use crate::session::Verified;
 use crate::upstream::Server;
 
@@ -35,6 +36,8 @@ pub(crate) struct Exchange {
     user: Option<HashedUser>,
     /// Seconds left of the caller's token, within the last tenth of its life.
     session_expires_in: Option<u64>,
+    /// What a page of another site is told beside the answer; empty where there is no `cors`.
+    cors: Vec<Line>,
     /// The server that was asked last.
     pub(crate) server: Option<Arc<Server>>,
     /// Status that the client got; 499 where it went away before one was sent.
@@ -84,6 +87,7 @@ impl Exchange {
             auth: None,
             user: None,
             session_expires_in: None,
+            cors: Vec::new(),
             server: None,
             status: 499,
             bytes_in: 0,
@@ -119,7 +123,25 @@ impl Exchange {
         if let Some(seconds) = self.session_expires_in {
             answer.headers.push((SESSION_EXPIRES_IN, seconds.to_string()));
         }
+        self.told(answer)
+    }
+
+    /// An answer of the gateway's own as this request's client gets it.
+    pub(crate) fn told(&self, mut answer: Answer) -> Answer {
+        answer.headers.extend(self.cors.iter().cloned());
         answer
+    }
+
+    /// Notes which pages of other sites may read the answer, now that it is known what answers.
+    pub(crate) fn may_be_read_by(&mut self, origin: Option<&str>, cors: Option<&Cors>) {
+        if let Some(cors) = cors {
+            self.cors = cors.lines(origin);
+        }
+    }
+
+    /// What a page of another site is told beside the answer.
+    pub(crate) fn cors(&self) -> &[Line] {
+        &self.cors
     }
 
     /// Who is logged in.

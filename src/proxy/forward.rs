@@ -3,16 +3,18 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::bridge::Bridge;
 use super::client::Client;
 use super::credential;
 use super::head::{Headers, RequestHead};
 use super::rules::Rules;
+use crate::config::{self, HeaderChanges};
 use crate::endpoints::Refusal;
 use crate::identity::Phone;
 use crate::identity::assertion::About;
-use crate::identity::headers::folds_to;
+use crate::identity::headers::{fold_alike, folds_to};
 use crate::route::table::Route;
 use crate::session::Verified;
 
@@ -64,6 +66,17 @@ impl Told {
             None => Self::Known(None),
         }
     }
+}
+
+/// How long an upstream may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeouts {
+    /// To take a connection.
+    pub(crate) connect: Duration,
+    /// Between two reads of its answer.
+    pub(crate) read: Duration,
+    /// Between two writes of the request.
+    pub(crate) write: Duration,
 }
 
 /// What becomes of one of the client's headers.
@@ -124,6 +137,16 @@ impl Forward {
         Ok(())
     }
 
+    /// How long its upstream may take: as the route says, or else the upstream.
+    pub(crate) fn timeouts(&self, upstream: &config::Upstream) -> Timeouts {
+        let own = self.route.timeouts;
+        Timeouts {
+            connect: own.connect.unwrap_or(upstream.connect_timeout),
+            read: own.read.unwrap_or(upstream.read_timeout),
+            write: own.write.unwrap_or(upstream.write_timeout),
+        }
+    }
+
     /// Whether the session store need not be asked for anything.
     pub(crate) const fn is_complete(&self) -> bool {
         matches!(self.phone, Told::Known(_)) && self.bridge.is_none()
@@ -133,6 +156,9 @@ impl Forward {
     /// the lane, which frames the message.
     pub(crate) fn fate(&self, name: &[u8], value: &[u8]) -> Fate {
         if self.rules.headers.is_reserved(name) || self.is_forwarded(name) || is_look_alike(name) {
+            return Fate::Drop;
+        }
+        if changes(&self.route.request_headers, name) {
             return Fate::Drop;
         }
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
@@ -186,18 +212,24 @@ impl Forward {
             Told::NotYet => None,
         };
         let host = Some(client.forwarded_host.as_str()).filter(|host| !host.is_empty());
-        [
-            ("X-Request-Id", client.request_id.as_str()),
-            ("X-Forwarded-For", client.forwarded_for.as_str()),
-            ("X-Forwarded-Proto", client.forwarded_proto.as_str()),
-        ]
-        .into_iter()
-        .chain(host.map(|host| ("X-Forwarded-Host", host)))
-        .chain(self.rules.headers.vouch(self.caller.as_deref().map(|caller| &caller.identity)))
-        .chain(self.rules.headers.vouch_phone(phone))
-        .map(|(name, value)| (name, Cow::Borrowed(value)))
-        .chain(self.assertion().map(|(name, value)| (name, Cow::Owned(value))))
+        let set = self.route.request_headers.set.iter();
+        set.map(|(name, value)| (name.as_str(), value.as_str()))
+            .chain([
+                ("X-Request-Id", client.request_id.as_str()),
+                ("X-Forwarded-For", client.forwarded_for.as_str()),
+                ("X-Forwarded-Proto", client.forwarded_proto.as_str()),
+            ])
+            .chain(host.map(|host| ("X-Forwarded-Host", host)))
+            .chain(self.rules.headers.vouch(self.caller.as_deref().map(|caller| &caller.identity)))
+            .chain(self.rules.headers.vouch_phone(phone))
+            .map(|(name, value)| (name, Cow::Borrowed(value)))
+            .chain(self.assertion().map(|(name, value)| (name, Cow::Owned(value))))
     }
+}
+
+/// Whether a route's header changes are about a name, however it is spelled.
+fn changes(changes: &HeaderChanges, name: &[u8]) -> bool {
+    changes.set.keys().chain(&changes.remove).any(|changed| fold_alike(name, changed.as_bytes()))
 }
 
 /// A name that is not a framing header but that a backend may fold onto one.

@@ -11,7 +11,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType, ImmutStr, Result};
 
-use super::answering::{self, Hint};
+use super::answering::{self, Changes};
 use super::attempt::Attempt;
 use super::bridge;
 use super::exchange::Exchange;
@@ -153,8 +153,11 @@ impl ProxyHttp for FullLane {
         };
         let mut peer = upstream.peer(picked.server.name(), picked.address);
         let options = &mut peer.options;
-        options.read_timeout = Some(upstream.config.read_timeout);
-        options.write_timeout = Some(upstream.config.write_timeout);
+        let timeouts = forward.timeouts(&upstream.config);
+        options.connection_timeout = Some(timeouts.connect);
+        options.total_connection_timeout = Some(timeouts.connect);
+        options.read_timeout = Some(timeouts.read);
+        options.write_timeout = Some(timeouts.write);
         options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
         if !passage.tried.is_empty() {
             picked.server.counts().retried();
@@ -245,11 +248,15 @@ impl ProxyHttp for FullLane {
         if let Err(refusal) = bridge::keep(forward, response).await {
             return Err(passage.refuse(refusal));
         }
+        let Admitted { forward, exchange, .. } =
+            passage.admitted.as_ref().ok_or_else(not_admitted)?;
         if status == 101 {
             passage.count_attempt(Attempted::Status(status));
             return Ok(());
         }
+        let changes = Changes::of(forward, exchange);
         if response.status.is_informational() {
+            answering::drop_changed(response, changes);
             return Ok(());
         }
         if !answering::is_framed_plainly(response) {
@@ -264,11 +271,7 @@ impl ProxyHttp for FullLane {
             response.remove_header(&http::header::CONTENT_LENGTH);
             response.remove_header(&http::header::TRANSFER_ENCODING);
         }
-        response.remove_header(answering::SESSION_EXPIRES_IN);
-        let hint = Hint::of(forward);
-        if let Some(seconds) = hint.session_expires_in {
-            response.insert_header(answering::SESSION_EXPIRES_IN, seconds)?;
-        }
+        answering::change(response, changes)?;
         if !response.headers.contains_key("x-request-id") {
             response.insert_header("X-Request-Id", forward.client.request_id.as_str())?;
         }

@@ -14,6 +14,7 @@ use super::connection::Connection;
 use super::full::FullLane;
 use super::http1;
 use super::http2;
+use super::redirect;
 use super::rules::Rules;
 use super::socket::Socket;
 
@@ -35,8 +36,20 @@ impl fmt::Debug for Gateway {
     }
 }
 
+/// Which kind of listener a connection came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// `server.listen`
+    Clients,
+    /// `server.redirect_listen`
+    Redirect,
+}
+
 /// Serves a connection until it is closed.
-pub async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr) {
+pub async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, door: Door) {
+    if door == Door::Redirect {
+        return redirect::serve(&gateway, Connection::new(Socket::Plain(socket), peer)).await;
+    }
     let limit = gateway.rules.load().config.server.header_timeout;
     let socket = match Socket::accept(socket, gateway.tls.as_ref(), limit).await {
         Ok(socket) => socket,

@@ -242,11 +242,12 @@ async fn answer_ourselves(
 ) -> Left {
     let answer = match decision {
         Decision::Own(own) => own_answer(rules, &mut connection, &asked, &mut exchange, *own).await,
-        Decision::AddSlash(location) => Answer::redirect(308, location),
+        Decision::Preflight(answer) => *answer,
+        Decision::AddSlash(location) => exchange.told(Answer::redirect(308, location)),
         Decision::Vouch(caller) => {
             verify::vouch(rules, caller.as_deref(), &exchange.request_id).await
         }
-        Decision::LogIn(location) => Answer::redirect(302, location),
+        Decision::LogIn(location) => exchange.told(Answer::redirect(302, location)),
         Decision::Refuse(refusal) => exchange.refused(refusal),
         // Forwarded by the caller.
         Decision::Forward(_) => Refusal::Internal.into_answer(&exchange.request_id),
@@ -297,7 +298,7 @@ async fn own_answer(
     });
     let body = match reading.await.unwrap_or(Err(Refusal::RequestTimeout)) {
         Ok(body) => body,
-        Err(refusal) => return refusal.into_answer(&exchange.request_id),
+        Err(refusal) => return exchange.refused(refusal),
     };
     own.answer(rules, exchange, &body).await
 }

@@ -13,6 +13,7 @@ use crate::endpoints::Endpoints;
 use crate::identity::assertion::Assertions;
 use crate::identity::headers::HeaderRules;
 use crate::observe::{AccessLog, Metrics, RouteMetrics, UserHash};
+use crate::route::cors::Cors;
 use crate::route::table::Table;
 use crate::session::Sessions;
 use crate::upstream::Upstreams;
@@ -26,6 +27,8 @@ pub struct Rules {
     pub table: Table,
     /// What the gateway answers itself.
     pub endpoints: Endpoints,
+    /// Which pages of other sites may read what the gateway answers itself.
+    pub login_cors: Option<Cors>,
     /// How identity headers are scrubbed and written.
     pub headers: HeaderRules,
     /// What signs statements about callers, where upstreams get them.

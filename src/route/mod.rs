@@ -1,5 +1,6 @@
 //! Which rule a request falls under, and what that rule asks of it.
 
+pub mod cors;
 pub mod list;
 pub mod path;
 pub mod policy;

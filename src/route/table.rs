@@ -7,10 +7,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{self, Auth, Config, HostPattern, RateLimit};
+use crate::config::{self, Auth, Config, HeaderChanges, HostPattern, RateLimit};
 
 use super::RouteError;
+use super::cors::Cors;
 use super::list::Lists;
 use super::path::{below, normalise};
 use super::policy::{Caller, Policy, Verdict};
@@ -29,10 +31,29 @@ pub struct Route {
     pub max_body_bytes: Option<u64>,
     /// Whether the upstream's cookies are kept in the caller's session.
     pub cookie_bridge: bool,
+    /// Its own time-outs.
+    pub timeouts: Timeouts,
+    /// Which pages of other sites may read its answers.
+    pub cors: Option<Cors>,
+    /// What is changed on requests for the upstream.
+    pub request_headers: HeaderChanges,
+    /// What is changed on the upstream's answers.
+    pub response_headers: HeaderChanges,
     /// As [`super::path::NormalPath::routed`] spells it, without a trailing `/`.
     strip_prefix: Option<String>,
     policy: Policy,
     rate: Option<Limit>,
+}
+
+/// Time-outs that a route sets in place of its upstream's; `None`: the upstream's holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// To open a connection.
+    pub connect: Option<Duration>,
+    /// Between two reads of an answer.
+    pub read: Option<Duration>,
+    /// Between two writes of a request.
+    pub write: Option<Duration>,
 }
 
 /// A route's rate limit as it was written, and its buckets, which a reload keeps unless it
@@ -67,6 +88,14 @@ impl Route {
             auth: route.auth,
             max_body_bytes: route.max_body_bytes,
             cookie_bridge: route.cookie_bridge,
+            timeouts: Timeouts {
+                connect: route.connect_timeout,
+                read: route.read_timeout,
+                write: route.write_timeout,
+            },
+            cors: route.cors.as_ref().map(Cors::new),
+            request_headers: route.request_headers.clone(),
+            response_headers: route.response_headers.clone(),
             strip_prefix: prefix,
             policy: Policy::load(route, lists)?,
             rate: route.rate_limit.map(|written| Limit::new(written, buckets)),
@@ -391,6 +420,12 @@ pub(super) mod tests {
             max_body_bytes: None,
             rate_limit: None,
             cookie_bridge: false,
+            connect_timeout: None,
+            read_timeout: None,
+            write_timeout: None,
+            cors: None,
+            request_headers: config::HeaderChanges::default(),
+            response_headers: config::HeaderChanges::default(),
         }
     }
 

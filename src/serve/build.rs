@@ -19,6 +19,7 @@ use crate::identity::assertion::Assertions;
 use crate::identity::headers::HeaderRules;
 use crate::observe::{AccessLog, Metrics, UserHash};
 use crate::proxy::{Counts, FullLane, Gateway, Rules};
+use crate::route::cors::Cors;
 use crate::route::list::Lists;
 use crate::route::table::Table;
 use crate::session::Sessions;
@@ -131,6 +132,7 @@ impl Built {
         let rules = Arc::new(Rules {
             counts: Counts::new(metrics, &table),
             headers: HeaderRules::new(&config.identity),
+            login_cors: config.login.cors.as_ref().map(Cors::new),
             assertions,
             config,
             table,

@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::handover::Named;
-use super::workers::Workers;
+use super::workers::{Accepted, Workers};
 use super::{Listening, ServeError};
 use crate::config::Config;
+use crate::proxy::Door;
 
 /// Connections that the kernel keeps for us; the kernel's own limit (somaxconn) is above it.
 const BACKLOG: u32 = 4096;
@@ -21,6 +22,7 @@ const BACKLOG: u32 = 4096;
 #[derive(Debug)]
 pub(crate) struct Listeners {
     clients: Vec<Named>,
+    redirects: Vec<Named>,
     admin: Named,
 }
 
@@ -43,13 +45,18 @@ impl Listeners {
         let is_admin =
             inherited.first().is_some_and(|socket| socket.written == config.admin.listen);
         let admin = if is_admin { inherited.remove(0) } else { bind(config.admin.listen)? };
-        let clients = config.server.listen.iter().map(|address| {
-            match inherited.iter().position(|socket| socket.written == *address) {
-                Some(at) => Ok(inherited.remove(at)),
-                None => bind(*address),
-            }
-        });
-        Ok(Self { clients: clients.collect::<Result<_, _>>()?, admin })
+        let mut take = |addresses: &[SocketAddr]| {
+            let sockets = addresses.iter().map(|address| {
+                match inherited.iter().position(|socket| socket.written == *address) {
+                    Some(at) => Ok(inherited.remove(at)),
+                    None => bind(*address),
+                }
+            });
+            sockets.collect::<Result<_, _>>()
+        };
+        let clients = take(&config.server.listen)?;
+        let redirects = take(&config.server.redirect_listen)?;
+        Ok(Self { clients, redirects, admin })
     }
 
     /// The addresses, with the ports that the system chose.
@@ -58,12 +65,13 @@ impl Listeners {
             socket.listener.local_addr().map_err(ServeError::system("a listener's address"))
         };
         let clients = self.clients.iter().map(address).collect::<Result<_, _>>()?;
-        Ok(Listening { clients, admin: address(&self.admin)? })
+        let redirects = self.redirects.iter().map(address).collect::<Result<_, _>>()?;
+        Ok(Listening { clients, redirects, admin: address(&self.admin)? })
     }
 
     /// The same sockets once more, to be handed to the next process; the admin listener first.
     pub(crate) fn spare(&self) -> Result<Vec<Named>, ServeError> {
-        let all = std::iter::once(&self.admin).chain(&self.clients);
+        let all = std::iter::once(&self.admin).chain(&self.clients).chain(&self.redirects);
         all.map(Named::again)
             .collect::<Result<_, _>>()
             .map_err(ServeError::system("a listener once more"))
@@ -80,11 +88,13 @@ impl Listeners {
     /// Begins to accept.
     pub(crate) fn accept(self, workers: &Workers) -> Result<Accepting, ServeError> {
         let mut accepting = Accepting(Vec::new());
-        for socket in self.clients {
+        let clients = self.clients.into_iter().map(|socket| (socket, Door::Clients));
+        let redirects = self.redirects.into_iter().map(|socket| (socket, Door::Redirect));
+        for (socket, door) in clients.chain(redirects) {
             let listener = tokio::net::TcpListener::from_std(socket.listener)
                 .map_err(ServeError::system("a listener"))?;
             let (stop, stopped) = oneshot::channel();
-            let task = tokio::spawn(accept(listener, workers.queues(), stopped));
+            let task = tokio::spawn(accept(listener, door, workers.queues(), stopped));
             accepting.0.push((stop, task));
         }
         Ok(accepting)
@@ -119,7 +129,8 @@ fn bind(address: SocketAddr) -> Result<Named, ServeError> {
 
 async fn accept(
     listener: tokio::net::TcpListener,
-    queues: Vec<mpsc::Sender<(std::net::TcpStream, SocketAddr)>>,
+    door: Door,
+    queues: Vec<mpsc::Sender<Accepted>>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let mut turns = queues.iter().cycle();
@@ -129,7 +140,7 @@ async fn accept(
             _ = &mut stopped => break,
         };
         match accepted {
-            Ok(accepted) => hand_over(accepted, turns.next()).await,
+            Ok(accepted) => hand_over(accepted, door, turns.next()).await,
             Err(error) => {
                 // No file descriptors left, mostly: give those that are open a chance to end.
                 log::warn!("no connection could be accepted: {error}");
@@ -139,17 +150,18 @@ async fn accept(
     }
     // Whoever connected in time is still served.
     while let Some(Ok(accepted)) = listener.accept().now_or_never() {
-        hand_over(accepted, turns.next()).await;
+        hand_over(accepted, door, turns.next()).await;
     }
 }
 
 async fn hand_over(
     (socket, peer): (tokio::net::TcpStream, SocketAddr),
-    queue: Option<&mpsc::Sender<(std::net::TcpStream, SocketAddr)>>,
+    door: Door,
+    queue: Option<&mpsc::Sender<Accepted>>,
 ) {
     match (socket.into_std(), queue) {
         (Ok(socket), Some(queue)) => {
-            if queue.send((socket, peer)).await.is_err() {
+            if queue.send(Accepted { socket, peer, door }).await.is_err() {
                 log::error!("a worker has ended");
             }
         }

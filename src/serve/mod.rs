@@ -72,6 +72,8 @@ pub enum Ended {
 pub struct Listening {
     /// For clients.
     pub clients: Vec<SocketAddr>,
+    /// For clients that are sent to https.
+    pub redirects: Vec<SocketAddr>,
     /// For the operator.
     pub admin: SocketAddr,
 }
@@ -185,6 +187,9 @@ async fn listen(
 fn report(listening: &Listening) {
     for address in &listening.clients {
         log::info!("listening on {address}");
+    }
+    for address in &listening.redirects {
+        log::info!("redirecting to https on {address}");
     }
     log::info!("admin listening on {}", listening.admin);
     // After an upgrade the service has a new main process.

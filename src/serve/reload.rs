@@ -99,6 +99,7 @@ fn shown(store: &Store) -> Option<serde_json::Value> {
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("server.listen", old.server.listen != new.server.listen),
+        ("server.redirect_listen", old.server.redirect_listen != new.server.redirect_listen),
         ("server.threads", old.server.threads != new.server.threads),
         ("server.tls", old.server.tls.is_some() != new.server.tls.is_some()),
         ("admin.listen", old.admin.listen != new.admin.listen),

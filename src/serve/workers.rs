@@ -8,13 +8,21 @@ use std::thread::JoinHandle;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Ended, ServeError};
-use crate::proxy::{self, Gateway};
+use crate::proxy::{self, Door, Gateway};
 
 /// Connections that wait for a worker to take them.
 const QUEUE: usize = 1024;
 
 /// A connection on its way to a worker.
-type Accepted = (TcpStream, SocketAddr);
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// The connection.
+    pub(crate) socket: TcpStream,
+    /// Its other end.
+    pub(crate) peer: SocketAddr,
+    /// The listener that it came in by.
+    pub(crate) door: Door,
+}
 
 /// The worker threads.
 #[derive(Debug)]
@@ -110,7 +118,7 @@ async fn work(
     mut stopped: oneshot::Receiver<()>,
 ) {
     loop {
-        let (socket, peer) = tokio::select! {
+        let Accepted { socket, peer, door } = tokio::select! {
             Some(accepted) = accepted.recv() => accepted,
             _ = &mut stopped => return,
         };
@@ -119,7 +127,7 @@ async fn work(
                 let counted = Counted::new(&open);
                 let gateway = Arc::clone(&gateway);
                 tokio::spawn(async move {
-                    proxy::serve(gateway, socket, peer).await;
+                    proxy::serve(gateway, socket, peer, door).await;
                     drop(counted);
                 });
             }

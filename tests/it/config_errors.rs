@@ -116,6 +116,21 @@ fn a_missing_file_is_named_with_the_mend() {
 }
 
 #[test]
+fn a_file_in_another_encoding_is_told_with_place_and_mend() {
+    let directory = tempfile::tempdir().unwrap();
+    // \u{7f51}\u{5173} in GBK, as an editor on Windows may save it.
+    let text = b"[server]\nthreads = 2 # \xcd\xf8\xb9\xd8\n";
+    std::fs::write(directory.path().join("gateway.toml"), text).unwrap();
+    let output = crate::harness::gateway::wxgate(directory.path(), &["check"]);
+    assert_eq!(
+        told(&output),
+        "exit status: 2\n--- stdout\n--- stderr\n\
+         gateway.toml:2:15: is not UTF-8, which TOML is written in\n   \
+         hint: save the file as UTF-8; an editor may have written GBK\n1 problem\n"
+    );
+}
+
+#[test]
 fn wrong_usage_ends_with_status_2() {
     for arguments in [&["chekc"][..], &["check", "--config"], &["check", "a.toml"], &[]] {
         let output = wxgate("right", arguments);

@@ -138,6 +138,8 @@ pub(super) fn login(file: file::Login, checker: &mut Checker<'_>) -> Login {
         expose_openid: file.expose_openid,
         verify: file.verify,
         replay_window: file.replay_window.0,
+        // Judged once it is known where tokens stand.
+        cors: None,
     }
 }
 

@@ -2,11 +2,15 @@
 
 use super::super::file;
 use super::super::problem::{Key, nearest, quote};
-use super::super::{Allow, App, Auth, HostPattern, RateKey, Route};
+use super::super::value::Period;
+use super::super::{
+    Allow, App, Auth, Cors, HeaderChanges, HostPattern, Identity, RateKey, Route, TokenSource,
+};
 use super::apps::rate_limit;
+use super::changes::{Way, changes};
 use super::identity::is_token;
 use super::upstreams::is_host;
-use super::{Checker, overlap, paths};
+use super::{Checker, cors, overlap, paths};
 
 /// What routes refer to.
 pub(super) struct Around<'a> {
@@ -17,6 +21,9 @@ pub(super) struct Around<'a> {
     pub(super) prefix: &'a str,
     /// `server.max_body_bytes`
     pub(super) max_body_bytes: Option<u64>,
+    pub(super) identity: &'a Identity,
+    /// `session.token_from`
+    pub(super) places: &'a [TokenSource],
 }
 
 /// `[[routes]]`
@@ -72,6 +79,7 @@ fn route(
     around: &Around<'_>,
     checker: &mut Checker<'_>,
 ) -> Option<Route> {
+    check_public(&written, key, checker);
     let host = match &written.host {
         Some(text) => host(text, &key.name("host"), checker),
         None => Some(HostPattern::Any),
@@ -84,15 +92,6 @@ fn route(
     let upstream = checker.required(&key.name("upstream"), written.upstream, "upstream = \"php\"");
     let upstream =
         upstream.and_then(|name| upstream_index(&name, &key.name("upstream"), around, checker));
-    if written.auth == Auth::Public {
-        for (name, given) in [("allow", written.allow.is_some()), ("deny", written.deny.is_some())]
-        {
-            if given {
-                let what = "has no meaning on a public route, where nobody is known";
-                checker.wrong(&key.name(name), what, "write auth = \"required\" or \"optional\"");
-            }
-        }
-    }
     let allow = written.allow.map(|allow| self::allow(allow, &key.name("allow"), around, checker));
     let deny = written.deny.and_then(|deny| {
         let key = key.name("deny").name("openids_file");
@@ -111,6 +110,19 @@ fn route(
         let hint = "write auth = \"required\" or \"optional\"";
         checker.warn(&key.name("cookie_bridge"), what, hint);
     }
+    let timeout = |name: &str, written: Option<Period>, checker: &mut Checker<'_>| {
+        written.map(|period| checker.timeout(&key.name(name), period))
+    };
+    let connect_timeout = timeout("connect_timeout", written.connect_timeout, checker);
+    let read_timeout = timeout("read_timeout", written.read_timeout, checker);
+    let write_timeout = timeout("write_timeout", written.write_timeout, checker);
+    let headers = Headers::check(
+        (written.cors, written.request_headers, written.response_headers),
+        &methods,
+        around,
+        key,
+        checker,
+    );
     let (host, path) = (host?, path?);
     check_strip(written.strip_prefix.as_deref(), &path, &key.name("strip_prefix"), checker);
     let default = || format!("{}{path}", written.host.as_deref().unwrap_or_default());
@@ -129,8 +141,53 @@ fn route(
         },
         rate_limit,
         cookie_bridge: written.cookie_bridge,
+        connect_timeout,
+        read_timeout,
+        write_timeout,
+        cors: headers.cors,
+        request_headers: headers.request,
+        response_headers: headers.response,
         path,
     })
+}
+
+/// What a route says of headers.
+struct Headers {
+    cors: Option<Cors>,
+    request: HeaderChanges,
+    response: HeaderChanges,
+}
+
+impl Headers {
+    fn check(
+        written: (Option<file::Cors>, Option<file::HeaderChanges>, Option<file::HeaderChanges>),
+        methods: &[String],
+        around: &Around<'_>,
+        key: &Key,
+        checker: &mut Checker<'_>,
+    ) -> Self {
+        let (cors, request, response) = written;
+        let Around { identity, places, .. } = around;
+        let answer = Way::Answer { cors: cors.is_some() };
+        let cors =
+            cors.map(|cors| cors::of_route(cors, methods, places, &key.name("cors"), checker));
+        let (to, from) = (key.name("request_headers"), key.name("response_headers"));
+        let request = changes(request, Way::Request, identity, &to, checker);
+        let response = changes(response, answer, identity, &from, checker);
+        Self { cors, request, response }
+    }
+}
+
+fn check_public(written: &file::Route, key: &Key, checker: &mut Checker<'_>) {
+    if written.auth != Auth::Public {
+        return;
+    }
+    for (name, given) in [("allow", written.allow.is_some()), ("deny", written.deny.is_some())] {
+        if given {
+            let what = "has no meaning on a public route, where nobody is known";
+            checker.wrong(&key.name(name), what, "write auth = \"required\" or \"optional\"");
+        }
+    }
 }
 
 /// `example.com`, `*.example.com`, `192.0.2.1` or `[2001:db8::1]`
@@ -165,7 +222,12 @@ fn host(text: &str, key: &Key, checker: &mut Checker<'_>) -> Option<HostPattern>
     pattern
 }
 
-fn methods(written: Option<Vec<String>>, list: &Key, checker: &mut Checker<'_>) -> Vec<String> {
+/// Methods as requests have them; none: all.
+pub(super) fn methods(
+    written: Option<Vec<String>>,
+    list: &Key,
+    checker: &mut Checker<'_>,
+) -> Vec<String> {
     let Some(written) = written else { return Vec::new() };
     if written.is_empty() {
         checker.wrong(list, "names no method, so no request fits", "leave it out for all methods");

@@ -18,7 +18,7 @@ const LARGEST_HEAD: u64 = 1024 * 1024;
 const MOST_THREADS: usize = 1024;
 
 /// `[server]`
-pub(super) fn server<'a>(file: &'a file::Server, checker: &mut Checker<'_>) -> Server {
+pub(super) fn server(file: &file::Server, checker: &mut Checker<'_>) -> Server {
     let section = Key::of("server");
     let threads = file.threads.unwrap_or_else(cores);
     if !(1..=MOST_THREADS).contains(&threads) {
@@ -34,14 +34,12 @@ pub(super) fn server<'a>(file: &'a file::Server, checker: &mut Checker<'_>) -> S
     if file.listen.is_empty() {
         checker.wrong(&key, "names no address", "write [\"127.0.0.1:8080\"]");
     }
-    // Port 0 is another one each time.
-    let fixed = |text: &'a str| if text.ends_with(":0") { "" } else { text };
-    checker.distinct(&key, file.listen.iter().map(|text| fixed(text)));
-    let listen = file.listen.iter().enumerate();
-    let listen =
-        listen.filter_map(|(index, text)| address(text, &key.item(index), checker)).collect();
+    let listen = addresses(&file.listen, &key, checker);
+    let tls = file.tls.as_ref().and_then(|tls| super::tls::server(tls, checker));
     Server {
         listen,
+        redirect_listen: redirect(file, checker),
+        redirect_port: file.redirect_port,
         threads,
         trusted_proxies: trusted_proxies(&file.trusted_proxies, checker),
         max_header_bytes: usize::try_from(head).unwrap_or(usize::MAX),
@@ -50,8 +48,33 @@ pub(super) fn server<'a>(file: &'a file::Server, checker: &mut Checker<'_>) -> S
         idle_timeout: checker.timeout(&section.name("idle_timeout"), file.idle_timeout),
         shutdown_grace: file.shutdown_grace.0,
         fast_lane: file.fast_lane,
-        tls: file.tls.as_ref().and_then(|tls| super::tls::server(tls, checker)),
+        tls,
     }
+}
+
+/// Addresses, each of which may stand there once.
+fn addresses(written: &[String], key: &Key, checker: &mut Checker<'_>) -> Vec<SocketAddr> {
+    // Port 0 is another one each time.
+    let fixed = |text: &'_ String| if text.ends_with(":0") { String::new() } else { text.clone() };
+    let fixed: Vec<String> = written.iter().map(fixed).collect();
+    checker.distinct(key, fixed.iter().map(String::as_str));
+    let numbered = written.iter().enumerate();
+    numbered.filter_map(|(index, text)| address(text, &key.item(index), checker)).collect()
+}
+
+/// `redirect_listen` and `redirect_port`
+fn redirect(file: &file::Server, checker: &mut Checker<'_>) -> Vec<SocketAddr> {
+    let section = Key::of("server");
+    let key = section.name("redirect_listen");
+    if file.redirect_port == 0 {
+        let what = "must be from 1 to 65535";
+        checker.wrong(&section.name("redirect_port"), what, "write 443");
+    }
+    if !file.redirect_listen.is_empty() && file.tls.is_none() {
+        let what = "sends clients to https, which this gateway does not speak";
+        checker.warn(&key, what, "set server.tls, unless something in front speaks it");
+    }
+    addresses(&file.redirect_listen, &key, checker)
 }
 
 fn cores() -> usize {
@@ -129,18 +152,34 @@ pub(super) fn admin(file: file::Admin, checker: &mut Checker<'_>) -> Option<Admi
 }
 
 /// Addresses that the system would refuse to give out twice.
-pub(super) fn listeners(listen: &[String], admin: SocketAddr, checker: &mut Checker<'_>) {
-    for (index, text) in listen.iter().enumerate() {
-        let Ok(address) = text.parse::<SocketAddr>() else { continue };
-        let (ours, theirs) = (address.ip(), admin.ip());
-        let covers = ours.is_unspecified() || theirs.is_unspecified();
-        let same = ours == theirs || (covers && ours.is_ipv4() == theirs.is_ipv4());
-        if address.port() != 0 && address.port() == admin.port() && same {
+pub(super) fn listeners(file: &file::Server, admin: SocketAddr, checker: &mut Checker<'_>) {
+    let section = Key::of("server");
+    let parsed = |written: &[String], key: &Key| -> Vec<(Key, SocketAddr)> {
+        let numbered = written.iter().enumerate();
+        let numbered = numbered.map(|(index, text)| (key.item(index), text.parse().ok()));
+        numbered.filter_map(|(key, address)| Some((key, address?))).collect()
+    };
+    let clients = parsed(&file.listen, &section.name("listen"));
+    let redirects = parsed(&file.redirect_listen, &section.name("redirect_listen"));
+    for (key, address) in clients.iter().chain(&redirects) {
+        if collide(*address, admin) {
             let what = "is the address of admin.listen too";
-            let key = Key::of("server").name("listen").item(index);
-            checker.wrong(&key, what, "operators' and clients' listeners need ports of their own");
+            checker.wrong(key, what, "operators' and clients' listeners need ports of their own");
         }
     }
+    for (key, address) in &redirects {
+        if clients.iter().any(|(_, other)| collide(*address, *other)) {
+            let what = "is an address of server.listen too";
+            checker.wrong(key, what, "plain HTTP and https need ports of their own");
+        }
+    }
+}
+
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let (ours, theirs) = (one.ip(), other.ip());
+    let covers = ours.is_unspecified() || theirs.is_unspecified();
+    let same = ours == theirs || (covers && ours.is_ipv4() == theirs.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && same
 }
 
 /// `[log]`

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::super::source::SecretSource;
 use super::super::value::{Period, Rate};
 use super::super::{AppKind, OnStoreError};
+use super::headers::Cors;
 
 /// `[[apps]]`
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
@@ -43,6 +44,10 @@ pub(crate) struct Login {
     /// The same appid and code again within it get the same answer, refusals too: a phone that
     /// lost the reply, a double tap. "0s": off.
     pub(crate) replay_window: Period,
+    /// Lets pages of other sites (H5) call these endpoints, as `cors` of a route does. A token in a
+    /// cookie is taken from pages of this site alone all the same. Default: none may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cors: Option<Cors>,
 }
 
 impl Default for Login {
@@ -56,6 +61,7 @@ impl Default for Login {
             expose_openid: true,
             verify: false,
             replay_window: Period(Duration::from_secs(10)),
+            cors: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::super::value::{FromText, Period, Rate, Size, text_or_table};
 use super::super::{Auth, Balance};
+use super::headers::{Cors, HeaderChanges};
 
 /// `[[upstreams]]`
 #[derive(Deserialize, Serialize, JsonSchema)]
@@ -208,6 +209,25 @@ pub(crate) struct Route {
     /// Keeps the backend's cookies in the caller's session and sends them back with its next
     /// requests, for mini programs, which keep none: PHPSESSID, JSESSIONID. A guest has none.
     pub(crate) cookie_bridge: bool,
+    /// To open a connection. Default: the upstream's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connect_timeout: Option<Period>,
+    /// Between two reads of an answer. Default: the upstream's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) read_timeout: Option<Period>,
+    /// Between two writes of a request. Default: the upstream's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) write_timeout: Option<Period>,
+    /// Lets pages of other sites (H5) call it: preflights are answered by the gateway, without a
+    /// token, and what the backend says of CORS is replaced. Default: CORS is left to the backend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cors: Option<Cors>,
+    /// Changes headers of requests for the backend. Names count with `_` and `.` read as `-`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_headers: Option<HeaderChanges>,
+    /// Changes headers of the backend's answers; the gateway's own answers stay as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) response_headers: Option<HeaderChanges>,
 }
 
 impl Default for Route {
@@ -225,6 +245,12 @@ impl Default for Route {
             max_body_bytes: None,
             rate_limit: None,
             cookie_bridge: false,
+            connect_timeout: None,
+            read_timeout: None,
+            write_timeout: None,
+            cors: None,
+            request_headers: None,
+            response_headers: None,
         }
     }
 }

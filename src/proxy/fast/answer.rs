@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 
 use super::request::write_line;
-use crate::proxy::answering::{After, Hint, SESSION_EXPIRES_IN, is_hop_by_hop};
+use crate::proxy::answering::{After, Changes, is_hop_by_hop};
 use crate::proxy::head::{Headers, content_length};
 use crate::proxy::upgrade::is_event_stream;
 
@@ -41,8 +41,8 @@ pub(super) struct Asked<'a> {
     pub(super) is_head: bool,
     /// Whether the client's connection stays open.
     pub(super) after: After,
-    /// What the client is told besides.
-    pub(super) hint: &'a Hint,
+    /// What of it is changed.
+    pub(super) changes: Changes<'a>,
     /// Names the request.
     pub(super) request_id: &'a str,
 }
@@ -112,7 +112,7 @@ pub(super) fn rewrite(
         if status == 101 {
             return Err(Malformed);
         }
-        write_lines(out, headers, None);
+        write_lines(out, headers, None, asked.changes);
         out.extend_from_slice(b"\r\n");
         let (keeps_alive, is_event_stream) = (false, false);
         return Ok(AnswerHead { status, framing: Framing::Empty, keeps_alive, is_event_stream });
@@ -120,7 +120,7 @@ pub(super) fn rewrite(
     let said = Said::read(headers)?;
     let framing = said.framing(status, asked.is_head);
     let length = said.length.filter(|_| status != 204 && !said.chunked);
-    write_lines(out, headers, length);
+    write_lines(out, headers, length, asked.changes);
     write_ours(out, headers, asked, framing);
     let keeps_alive = version == 1 && said.keeps_alive(headers);
     let is_event_stream = headers.get_all("content-type").any(is_event_stream);
@@ -174,7 +174,7 @@ impl Said {
 }
 
 /// Writes the headers that pass; the length is written once, however often it was said.
-fn write_lines(out: &mut Vec<u8>, headers: Headers<'_>, length: Option<u64>) {
+fn write_lines(out: &mut Vec<u8>, headers: Headers<'_>, length: Option<u64>, changes: Changes<'_>) {
     let mut length = length;
     for line in headers.0 {
         let is = |name: &str| line.name.eq_ignore_ascii_case(name);
@@ -184,7 +184,7 @@ fn write_lines(out: &mut Vec<u8>, headers: Headers<'_>, length: Option<u64>) {
             }
         } else if !(is_hop_by_hop(line.name, headers)
             || is("transfer-encoding")
-            || is(SESSION_EXPIRES_IN))
+            || changes.drop(line.name))
         {
             write_line(out, line.name.as_bytes(), line.value);
         }
@@ -194,8 +194,8 @@ fn write_lines(out: &mut Vec<u8>, headers: Headers<'_>, length: Option<u64>) {
 /// Writes what the gateway says itself, and the end of the head.
 fn write_ours(out: &mut Vec<u8>, headers: Headers<'_>, asked: &Asked<'_>, framing: Framing) {
     let lacks = |name: &str| headers.get_all(name).next().is_none();
-    if let Some(seconds) = &asked.hint.session_expires_in {
-        write_line(out, SESSION_EXPIRES_IN.as_bytes(), seconds.as_bytes());
+    for (name, value) in asked.changes.lines() {
+        write_line(out, name.as_bytes(), value.as_bytes());
     }
     if lacks("x-request-id") {
         write_line(out, b"X-Request-Id", asked.request_id.as_bytes());
@@ -219,11 +219,10 @@ fn write_ours(out: &mut Vec<u8>, headers: Headers<'_>, asked: &Asked<'_>, framin
 mod tests {
     use super::*;
 
-    const HINT: Hint = Hint { session_expires_in: None };
-
     fn read(head: &str, is_head: bool) -> Result<(AnswerHead, String), Malformed> {
         let mut out = Vec::new();
-        let asked = Asked { is_head, after: After::KeepAlive, hint: &HINT, request_id: "r1" };
+        let asked =
+            Asked { is_head, after: After::KeepAlive, changes: Changes::none(), request_id: "r1" };
         let head = rewrite(head.as_bytes(), &mut out, &asked)?;
         Ok((head, String::from_utf8(out).unwrap()))
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::Buf;
 
-use super::answering::{After, Hint, write_to_connection};
+use super::answering::{After, Changes, write_to_connection};
 use super::attempt::Attempt;
 use super::connection::{Connection, Window};
 use super::exchange::Exchange;
@@ -221,7 +221,8 @@ async fn try_server(
 ) -> Result<End, Failed> {
     let address = attempt.picked.address;
     let config = &upstream.config;
-    let mut server = match pool::connect(address, age, config.connect_timeout).await {
+    let timeouts = order.forward.timeouts(config);
+    let mut server = match pool::connect(address, age, timeouts.connect).await {
         Ok(server) => server,
         Err(failure) => {
             attempt.picked.failed_to_connect();
@@ -231,8 +232,8 @@ async fn try_server(
     };
     attempt.picked.connected();
     let limits = Limits {
-        read: config.read_timeout,
-        write: config.write_timeout,
+        read: timeouts.read,
+        write: timeouts.write,
         idle: order.forward.rules.config.server.idle_timeout,
     };
     let Order { forward, exchange, after, method, out, body_left } = order;
@@ -280,7 +281,6 @@ impl Answering<'_> {
         reply: &mut Vec<u8>,
         begun: &mut Begun,
     ) -> Result<bool, Failure> {
-        let hint = Hint::of(self.forward);
         loop {
             let length = relay.read_head().await?;
             if !relay.outgoing.is_sent() {
@@ -290,7 +290,7 @@ impl Answering<'_> {
             let asked = Asked {
                 is_head: self.is_head,
                 after: *self.after,
-                hint: &hint,
+                changes: Changes::of(self.forward, self.exchange),
                 request_id: &self.exchange.request_id,
             };
             reply.clear();

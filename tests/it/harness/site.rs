@@ -165,7 +165,8 @@ impl Settings {
         let Self { server, admin, log, wechat: wechat_lines, apps, login, session, .. } = self;
         let Self { identity, upstream, more_upstreams, routes, signing_keys, .. } = self;
         let or = |lines: &str, key: &str, default: &str| {
-            if lines.contains(&format!("{key} =")) { String::new() } else { default.to_owned() }
+            let is_it = |line: &str| line.trim_start().starts_with(&format!("{key} ="));
+            if lines.lines().any(is_it) { String::new() } else { default.to_owned() }
         };
         let listen = or(server, "listen", "listen = [\"127.0.0.1:0\"]");
         let threads = or(server, "threads", "threads = 2");
