@@ -21,6 +21,7 @@ fn config(algorithm: Algorithm) -> config::Session {
         store: config::Store::Memory,
         on_store_error: config::OnStoreError::Deny,
         max_per_user: None,
+        max_sessions: std::num::NonZeroUsize::MAX,
         token_from: Vec::new(),
         signing_keys: vec![SigningKey {
             id: "2026-11".to_owned(),

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(super) use headers::{Cors, HeaderChanges};
-pub(super) use login::{App, Identity, Login, Session, SigningKey};
+pub(super) use login::{App, Identity, Login, MAX_SESSIONS, Session, SigningKey};
 pub(super) use routing::{
     Allow, HealthCheck, RateLimit, Route, Upstream, UpstreamServer, UpstreamTls,
 };

@@ -232,6 +232,8 @@ pub struct Session {
     pub on_store_error: OnStoreError,
     /// Sessions that a user may have with one app; the oldest beyond it end. `None`: any number.
     pub max_per_user: Option<NonZeroUsize>,
+    /// Sessions in all, in memory; the one that would end first makes room for another.
+    pub max_sessions: NonZeroUsize,
     /// Where a request's token is looked for, in this order; never empty.
     pub token_from: Vec<TokenSource>,
     /// The first signs, all verify; empty: one key is made at start.

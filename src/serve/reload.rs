@@ -104,6 +104,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.tls", old.server.tls.is_some() != new.server.tls.is_some()),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("session.store", shown(&old.session.store) != shown(&new.session.store)),
+        ("session.max_sessions", old.session.max_sessions != new.session.max_sessions),
         ("log.access", old.log.access != new.log.access),
         ("log.access_file", old.log.access_file != new.log.access_file),
     ]

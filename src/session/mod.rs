@@ -193,7 +193,7 @@ impl Sessions {
         let revoked = Revoked::new();
         let active = metrics.sessions_active.clone();
         let backend: Arc<dyn Backend> = match &config.store {
-            config::Store::Memory => Arc::new(Memory::new(active)),
+            config::Store::Memory => Arc::new(Memory::new(config.max_sessions, active)),
             config::Store::Sqlite(path) => {
                 let (sqlite, known) = Sqlite::open(path, active, clock.unix_seconds())?;
                 known.iter().for_each(|ended| revoked.insert(&ended.sid, ended.until));

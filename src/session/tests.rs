@@ -26,6 +26,7 @@ fn config(keys: &[(&str, &Secret<String>)]) -> config::Session {
         store: config::Store::Memory,
         on_store_error: OnStoreError::Deny,
         max_per_user: None,
+        max_sessions: NonZeroUsize::MAX,
         token_from: vec![TokenSource::Authorization],
         signing_keys: keys
             .iter()

@@ -53,8 +53,7 @@ fn bridged() -> Settings {
 /// The upstream `java` is the same backend under another name.
 fn start(settings: Settings) -> Site {
     let upstream = Upstream::start();
-    let java =
-        format!("[[upstreams]]\nname = \"java\"\nservers = [\"{}\"]\n", upstream.address());
+    let java = format!("[[upstreams]]\nname = \"java\"\nservers = [\"{}\"]\n", upstream.address());
     settings.more_upstreams(&java).start_with(upstream)
 }
 
@@ -137,10 +136,7 @@ fn the_clients_own_cookies_go_along_and_the_jar_wins_where_names_are_equal() {
     let mine = format!("theme=dark;sid=forged; wxgate_session={token};; sid2=x");
     let answer = site.get("/shop/").header("Cookie", &mine).header("cookie", "last=1").send();
     assert_eq!(answer.status, 200);
-    assert_eq!(
-        site.upstream.last().header("Cookie"),
-        Some("sid=kept; theme=dark; sid2=x; last=1")
-    );
+    assert_eq!(site.upstream.last().header("Cookie"), Some("sid=kept; theme=dark; sid2=x; last=1"));
     // Nor is the gateway's own cookie kept.
     assert_eq!(cookie(&site, "/shop/", &token).as_deref(), Some("sid=kept"));
 }
@@ -314,9 +310,7 @@ fn where_the_store_fails_on_store_error_decides() {
         assert_eq!(site.get("/plain/x").bearer(&token).send().status, 200);
         site.gateway.limit_file_size(None);
         let limit = Duration::from_secs(10);
-        within(limit, "the store is up again", || {
-            site.admin("/readyz").send().status == 200
-        });
+        within(limit, "the store is up again", || site.admin("/readyz").send().status == 200);
         get(&site, "/shop/in", &token);
         assert_eq!(cookie(&site, "/shop/", &token).as_deref(), Some("PHPSESSID=s1"));
     }

@@ -13,13 +13,13 @@ use crate::harness::{Answer, Site};
 const IV: &[u8; 16] = b"0123456789abcdef";
 
 /// `encryptedData` and `iv` as WeChat makes them for the session_key of `user`.
-fn encrypted(user: &str, plain: &str) -> Value {
+pub(crate) fn encrypted(user: &str, plain: &str) -> Value {
     let key: [u8; 16] = BASE64.decode(session_key_of(user)).unwrap().try_into().unwrap();
     let data = Cipher::new_128(&key).cbc_encrypt(IV, plain.as_bytes());
     json!({ "encryptedData": BASE64.encode(data), "iv": BASE64.encode(IV) })
 }
 
-fn profile(appid: &str) -> String {
+pub(crate) fn profile(appid: &str) -> String {
     json!({
         "nickName": "班德 🎈",
         "watermark": { "timestamp": 1_477_314_187, "appid": appid },

@@ -7,8 +7,8 @@ use crate::harness::token::decode;
 use crate::harness::wechat::{ACCESS_TOKEN, APPID, Play, openid_of};
 use crate::harness::{Answer, Site};
 
-const API: &str = "/wxa/business/getuserphonenumber";
-const NUMBER: &str = "13580006666";
+pub(crate) const API: &str = "/wxa/business/getuserphonenumber";
+pub(crate) const NUMBER: &str = "13580006666";
 
 const ROUTES: &str = r#"
 [[routes]]
@@ -31,7 +31,7 @@ upstream = "php"
 auth = "public"
 "#;
 
-fn verified(appid: &str) -> Play {
+pub(crate) fn verified(appid: &str) -> Play {
     let body = json!({
         "errcode": 0,
         "errmsg": "ok",

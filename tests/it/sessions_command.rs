@@ -101,7 +101,10 @@ fn a_session_is_shown_and_ended() {
     let token = site.log_in("ann");
     let sid = sid_of(&token);
     let (text, _) = at_admin(&site, 0, &["show", "--", &sid]);
-    assert!(text.starts_with(&format!("session  {sid}\nopenid   {}\n", openid_of("ann"))), "{text}");
+    assert!(
+        text.starts_with(&format!("session  {sid}\nopenid   {}\n", openid_of("ann"))),
+        "{text}"
+    );
     let (text, _) = at_admin(&site, 0, &["show", "--json", "--", &sid]);
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["appid"], APPID);
     let (text, _) = at_admin(&site, 0, &["kick", "--", &sid]);

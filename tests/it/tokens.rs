@@ -420,3 +420,18 @@ fn random_and_forged_tokens_cost_no_memory() {
     assert!(grown < 16 * 1024 * 1024, "grew by {} KiB", grown / 1024);
     assert_eq!(site.get("/api/x").bearer(&good).send().status, 200);
 }
+
+#[test]
+fn sessions_in_memory_are_bounded_and_the_one_that_ends_first_makes_room() {
+    let site = Site::with().session("max_sessions = 2").start();
+    let first = site.log_in("ann");
+    // Ends are whole seconds.
+    let begun = unix_seconds();
+    eventually("the next second", || unix_seconds() > begun);
+    let (second, third) = (site.log_in("bob"), site.log_in("carl"));
+    let refresh = |token: &str| site.post("/wx/refresh").bearer(token).send().status;
+    assert_eq!((refresh(&second), refresh(&third)), (200, 200));
+    assert_eq!(site.get("/api/").bearer(&first).send().status, 200);
+    assert_eq!(refresh(&first), 401);
+    assert!(site.gateway.metric("wxgate_sessions_active", &[]) <= 2.0);
+}

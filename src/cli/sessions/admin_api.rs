@@ -206,8 +206,9 @@ impl AdminApi {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let unreachable = |error: reqwest::Error| {
-            AdminError::Unreachable { place: place.clone(), cause: innermost(&error) }
+        let unreachable = |error: reqwest::Error| AdminError::Unreachable {
+            place: place.clone(),
+            cause: innermost(&error),
         };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();

@@ -68,6 +68,16 @@ pub(super) fn session(
         }
         most
     });
+    let max_sessions = NonZeroUsize::new(file.max_sessions);
+    let bound = section.name("max_sessions");
+    if max_sessions.is_none() {
+        checker.wrong(&bound, "allows no session at all", "write for example 1000000");
+    } else if !matches!(store, Some(Store::Memory) | None)
+        && file.max_sessions != file::MAX_SESSIONS
+    {
+        let what = "bounds sessions in memory alone, and these are kept elsewhere";
+        checker.warn(&bound, what, "leave it out; a disk and Redis' maxmemory bound themselves");
+    }
     let token_from = token_from(&file.token_from, identity, checker);
     let is_cookie = |place: &TokenSource| matches!(place, TokenSource::Cookie(_));
     let is_web = |app: &App| app.kind != AppKind::MiniProgram;
@@ -83,6 +93,7 @@ pub(super) fn session(
         store: store?,
         on_store_error: file.on_store_error,
         max_per_user,
+        max_sessions: max_sessions.unwrap_or(NonZeroUsize::MIN),
     })
 }
 

@@ -79,6 +79,9 @@ pub(crate) struct LoginRate {
     pub(crate) burst: Option<u32>,
 }
 
+/// `session.max_sessions` where nothing is written.
+pub(crate) const MAX_SESSIONS: usize = 1_000_000;
+
 /// `[session]`
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -98,6 +101,10 @@ pub(crate) struct Session {
     /// Sessions that a user may have with one app; the oldest beyond it end. Default: any number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_per_user: Option<usize>,
+    /// Sessions in all with `store = "memory"`; past it the one that would end first is dropped:
+    /// its token stays good, but cannot be refreshed. Some 713 bytes each. Files and Redis have
+    /// bounds of their own: the disk, `maxmemory`.
+    pub(crate) max_sessions: usize,
     /// Where a request's token is looked for: `authorization`, `cookie:NAME`, `header:NAME` or
     /// `query:NAME`. The first place that holds something decides; the token is taken off before
     /// forwarding.
@@ -117,6 +124,7 @@ impl Default for Session {
             store: "sqlite:wxgate.db".to_owned(),
             on_store_error: OnStoreError::Deny,
             max_per_user: None,
+            max_sessions: MAX_SESSIONS,
             token_from: token_from.map(str::to_owned).to_vec(),
             signing_keys: None,
         }

@@ -14,9 +14,6 @@ use super::{Backend, Ended, Jar, Page, Query, Record, Sealed, StoreError, Tiding
 use crate::identity::{AppId, OpenId};
 
 const SHARDS: usize = 64;
-/// Sessions in all. Past it the one that would end first makes room: its tokens stay good to
-/// their own end, but cannot be refreshed, so that its user logs in again.
-const MOST_SESSIONS: usize = 1_000_000;
 /// How many sessions one visit of a shard may drop, so that no login waits for a sweep.
 const SWEPT_AT_ONCE: usize = 256;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,7 +25,7 @@ pub(in crate::session) struct Memory {
     /// By user. Locked after, or without, a shard of the sessions; a sid that stands here may be
     /// gone there already.
     users: Vec<Mutex<Users>>,
-    most_per_shard: usize,
+    most: NonZeroUsize,
     hasher: RandomState,
     active: IntGauge,
 }
@@ -65,17 +62,15 @@ impl Shard {
 }
 
 impl Memory {
-    /// No sessions; `active` follows their number.
-    pub(in crate::session) fn new(active: IntGauge) -> Self {
-        Self::with_capacity(MOST_SESSIONS, active)
-    }
-
-    pub(super) fn with_capacity(most: usize, active: IntGauge) -> Self {
+    /// No sessions; `active` follows their number. Past `most` the one that would end first makes
+    /// room: its tokens stay good to their own end, but cannot be refreshed, so that its user logs
+    /// in again.
+    pub(in crate::session) fn new(most: NonZeroUsize, active: IntGauge) -> Self {
         active.set(0);
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             users: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            most_per_shard: most.div_ceil(SHARDS).max(1),
+            most,
             hasher: RandomState::new(),
             active,
         }
@@ -98,6 +93,19 @@ impl Memory {
             swept += 1;
         }
         swept
+    }
+
+    /// Drops sessions until there is room for another.
+    fn make_room(&self) {
+        let most = i64::try_from(self.most.get()).unwrap_or(i64::MAX);
+        while self.active.get() >= most {
+            let first = |shard: &Mutex<Shard>| lock(shard).by_end.first().map(|(at, _)| *at);
+            let ends = self.shards.iter().filter_map(|shard| Some((first(shard)?, shard)));
+            let Some((_, shard)) = ends.min_by_key(|(ends_at, _)| *ends_at) else { return };
+            if let Some(record) = lock(shard).remove_first_by(u64::MAX) {
+                self.left(&record);
+            }
+        }
     }
 
     fn remove(&self, sid: &str) -> Option<Record> {
@@ -193,13 +201,9 @@ impl Backend for Memory {
         record: &Record,
         most: Option<NonZeroUsize>,
     ) -> Result<Vec<Ended>, StoreError> {
+        self.make_room();
         {
             let Some(mut shard) = self.shard(&record.sid) else { return Err(StoreError::Busy) };
-            if shard.sessions.len() >= self.most_per_shard
-                && let Some(first) = shard.remove_first_by(u64::MAX)
-            {
-                self.left(&first);
-            }
             shard.by_end.insert((record.ends_at, record.sid.clone()));
             shard.sessions.insert(record.sid.clone(), record.clone());
         }
@@ -316,7 +320,7 @@ mod tests {
     #[tokio::test]
     async fn sessions_leave_at_their_end_and_the_gauge_follows() {
         let active = gauge();
-        let memory = Memory::new(active.clone());
+        let memory = Memory::new(NonZeroUsize::MAX, active.clone());
         for number in 0..1000 {
             let record = record("openid_ann", "wxapp_1", &format!("s{number}"), number);
             memory.insert(&record, None).await.unwrap();
@@ -333,21 +337,18 @@ mod tests {
     #[tokio::test]
     async fn a_full_store_drops_sessions_that_would_end_first_and_stays_within_its_bound() {
         let active = gauge();
-        let memory = Memory::with_capacity(SHARDS * 2, active.clone());
-        let mut first_of_shard = HashMap::new();
-        for number in 0..2000 {
+        let memory = Memory::new(NonZeroUsize::new(100).unwrap(), active.clone());
+        // Whoever came first ends last.
+        for number in 0..1000 {
             let sid = format!("s{number}");
             let record = record("openid_ann", "wxapp_1", &sid, 5000 - number);
             memory.insert(&record, None).await.unwrap();
-            first_of_shard.entry(memory.index(&*sid)).or_insert(sid);
         }
-        assert_eq!(active.get(), i64::try_from(SHARDS * 2).unwrap());
+        assert_eq!(active.get(), 100);
         let users: usize = memory.users.iter().map(|users| lock(users).len()).sum();
-        assert_eq!(users, SHARDS * 2);
-        assert!(memory.find("s1999").await.unwrap().is_some());
-        assert_eq!(first_of_shard.len(), SHARDS);
-        for sid in first_of_shard.values() {
-            assert!(memory.find(sid).await.unwrap().is_some());
+        assert_eq!(users, 100);
+        for number in (0..99).chain([999]) {
+            assert!(memory.find(&format!("s{number}")).await.unwrap().is_some(), "{number}");
         }
     }
 }

@@ -68,15 +68,19 @@ impl Sqlite {
         if self.writer.is_up() && !self.writer.call(Access::Read, over).await? {
             return Ok(false);
         }
-        // Tried while the store is down even with nothing to sweep: so it is known when it is
-        // up again.
         let active = self.active.clone();
+        let is_up = self.writer.is_up();
         let work = move |connection: &Connection| {
+            if !is_up {
+                // Tried even with nothing to sweep: so it is known when it is up again.
+                schema::rewrite_version(connection)?;
+            }
             let swept = sweep(connection, now)?;
             left(&active, swept.0);
             Ok(swept)
         };
-        let swept = self.writer.call(Access::Write, work).await?;
+        let access = if is_up { Access::Write } else { Access::Probe };
+        let swept = self.writer.call(access, work).await?;
         Ok(swept.0 == SWEPT_AT_ONCE || swept.1 == SWEPT_AT_ONCE)
     }
 }

@@ -89,7 +89,7 @@ impl Running {
 
     fn memory() -> Self {
         let (active, clock) = (gauge(), Clock::set_to(NOW * 1000));
-        Self::start(Arc::new(Memory::new(active.clone())), active, clock)
+        Self::start(Arc::new(Memory::new(NonZeroUsize::MAX, active.clone())), active, clock)
     }
 
     async fn counts(&self, sessions: i64) {

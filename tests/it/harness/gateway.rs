@@ -39,6 +39,11 @@ struct Text {
     ended: usize,
 }
 
+/// Kills a gateway that others are using.
+pub(crate) fn kill(gateway: Pid) {
+    kill_process(gateway, Signal::KILL).unwrap();
+}
+
 /// Runs `wxgate` to its end with these arguments in this directory.
 pub(crate) fn wxgate(directory: &Path, arguments: &[&str]) -> std::process::Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wxgate"));
@@ -104,9 +109,15 @@ impl Gateway {
         }
     }
 
+    /// Its process, for [`kill`].
+    pub(crate) fn id(&self) -> Pid {
+        self.pid()
+    }
+
     /// Kills it with SIGKILL.
     pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
+        // It may be dead already.
+        drop(self.child.kill());
         self.child.wait().unwrap();
     }
 

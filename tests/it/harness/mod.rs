@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod http2;
+pub(crate) mod redis;
 pub(crate) mod site;
 pub(crate) mod tls;
 pub(crate) mod token;

@@ -50,6 +50,7 @@ pub(crate) struct Settings {
     more_upstreams: String,
     routes: String,
     files: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 impl Default for Settings {
@@ -71,6 +72,7 @@ impl Default for Settings {
             more_upstreams: String::new(),
             routes: ROUTES.to_owned(),
             files: vec![("test-1.key".to_owned(), format!("{KEY}\n"))],
+            environment: environment(),
         }
     }
 }
@@ -160,6 +162,12 @@ impl Settings {
         self
     }
 
+    /// A variable of the gateway's environment.
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// gateway.toml for these peers.
     pub(crate) fn toml(&self, wechat: &str, backend: &str) -> String {
         let Self { server, admin, log, wechat: wechat_lines, apps, login, session, .. } = self;
@@ -221,7 +229,7 @@ impl Settings {
     pub(crate) fn start_with(self, upstream: Upstream) -> Site {
         let wechat = FakeWechat::start();
         let directory = self.write(&wechat.url(), &upstream.address().to_string());
-        let gateway = Gateway::start(directory, &environment());
+        let gateway = Gateway::start(directory, &self.environment);
         Site { gateway, upstream, wechat, settings: self }
     }
 }

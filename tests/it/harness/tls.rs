@@ -57,7 +57,16 @@ impl Authority {
 
     /// A certificate that expires with the beginning of this year.
     pub(crate) fn issue_until(&self, year: i32) -> Pair {
-        let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        self.issue_of(NAME, year)
+    }
+
+    /// A certificate of another name.
+    pub(crate) fn issue_for(&self, name: &str) -> Pair {
+        self.issue_of(name, 2099)
+    }
+
+    fn issue_of(&self, name: &str, year: i32) -> Pair {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();

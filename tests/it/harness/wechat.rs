@@ -1,6 +1,6 @@
 //! A fake WeChat: `/sns/jscode2session` with every answer that WeChat or a broken network gives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -81,7 +81,7 @@ struct Shared {
     answers: Mutex<HashMap<String, Play>>,
     plays: Mutex<HashMap<String, Play>>,
     calls: Mutex<Vec<Call>>,
-    used: Mutex<Vec<String>>,
+    used: Mutex<HashSet<String>>,
     codes: AtomicUsize,
     released: (Mutex<bool>, Condvar),
     stopped: AtomicBool,
@@ -255,11 +255,7 @@ fn play_of(call: &Call, shared: &Shared) -> Play {
         return Play::Errcode(40029);
     };
     let mut used = shared.used.lock().unwrap();
-    if used.iter().any(|known| known == code) {
-        return Play::Errcode(40163);
-    }
-    used.push(code.to_owned());
-    play
+    if used.insert(code.to_owned()) { play } else { Play::Errcode(40163) }
 }
 
 /// Tells whether the connection goes on.

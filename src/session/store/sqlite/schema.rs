@@ -48,6 +48,14 @@ const KNOWN: u32 = STEPS.len() as u32;
 /// over.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Writes to the file what it holds already.
+///
+/// # Errors
+/// As any write: on a full disk and the like.
+pub(super) fn rewrite_version(connection: &Connection) -> Result<(), StoreError> {
+    Ok(connection.pragma_update(None, "user_version", KNOWN)?)
+}
+
 /// Opens the file, or makes it with mode 0600, and brings it to today's layout.
 ///
 /// # Errors

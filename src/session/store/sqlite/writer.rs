@@ -25,6 +25,9 @@ pub(super) enum Access {
     Read,
     /// It writes: answered when it is on disk.
     Write,
+    /// It writes, whatever the file holds. What changes nothing gets through on a full disk too,
+    /// so that only this shows that the store is up again.
+    Probe,
 }
 
 /// The way to the thread.
@@ -150,7 +153,8 @@ impl Thread {
             // Nothing of a transaction that failed may linger in the next.
             drop(self.connection.execute_batch("ROLLBACK"));
         }
-        let up = matches!(transacted, Ok(Done::All));
+        let proves = calls.iter().any(|call| call.access() == Access::Probe);
+        let up = matches!(transacted, Ok(Done::All)) && (proves || self.up.load(Ordering::Relaxed));
         let failed = transacted.err();
         if self.up.swap(up, Ordering::Relaxed) != up {
             match &failed {
