@@ -6,6 +6,7 @@
 mod check;
 mod configuration;
 mod demo;
+mod explain;
 mod keygen;
 mod print;
 mod run;
@@ -35,6 +36,8 @@ enum Command {
     Run(run::Options),
     /// Load and validate a configuration; print every problem with its place and mend
     Check(configuration::Arguments),
+    /// Tell which route a request takes, what is asked of it, and what its backend sees
+    Explain(explain::Options),
     /// Run gateway, sandbox WeChat and a demo backend in one process; nothing to configure
     Demo(demo::Arguments),
     /// Run the sandbox WeChat alone
@@ -56,6 +59,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(CommandLine { command }) => match command {
             Command::Run(arguments) => run::run(&arguments),
             Command::Check(arguments) => check::run(&arguments),
+            Command::Explain(arguments) => explain::run(arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Sandbox(arguments) => sandbox::run(arguments),
             Command::Keygen(arguments) => keygen::run(&arguments),

@@ -31,7 +31,7 @@ pub use certificate::{
 };
 pub use load::{Loaded, load, parse};
 pub use problem::Problems;
-pub use redact::redacted;
+pub use redact::{redacted, written};
 pub use routing::{Allow, Auth, Cors, HeaderChanges, HostPattern, Origin, Route};
 pub use schema::schema;
 

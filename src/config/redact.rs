@@ -27,6 +27,11 @@ pub fn redacted(config: &Config) -> Value {
 }
 
 /// A duration as it is written in gateway.toml.
+pub fn written(duration: Duration) -> String {
+    Period(duration).to_string()
+}
+
+/// A duration as it is written in gateway.toml.
 pub(super) fn period<S: Serializer>(period: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&Period(*period))
 }

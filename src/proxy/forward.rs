@@ -85,9 +85,40 @@ pub(crate) enum Fate {
     /// It goes on as it came.
     Pass,
     /// It ends here.
-    Drop,
+    Drop(Removal),
     /// It goes on with this value.
     Replace(Vec<u8>),
+}
+
+/// Why a header of the client does not reach the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// It could be taken for one that tells who is calling.
+    Identity,
+    /// It could be taken for one that tells where the request came from.
+    Forwarded,
+    /// It could be taken for one that frames the message.
+    Framing,
+    /// The route removes or replaces it.
+    Route,
+    /// It is about the client's connection, or `Connection` names it.
+    Connection,
+    /// It carries the gateway's token, and nothing else.
+    Token,
+}
+
+impl Removal {
+    /// In words for operators.
+    pub(crate) const fn why(self) -> &'static str {
+        match self {
+            Self::Identity => "could be taken for a header that tells who is calling",
+            Self::Forwarded => "the gateway says itself where the request came from",
+            Self::Framing => "could be taken for a header that frames the message",
+            Self::Route => "request_headers of the route",
+            Self::Connection => "is about the client's connection",
+            Self::Token => "carries the gateway's token",
+        }
+    }
 }
 
 /// Headers that are about one connection (RFC 9110 section 7.6.1), and those that frame a message
@@ -155,30 +186,43 @@ impl Forward {
     /// Decides about one header of the client. `Host`, `Content-Length` and `Expect` are left to
     /// the lane, which frames the message.
     pub(crate) fn fate(&self, name: &[u8], value: &[u8]) -> Fate {
-        if self.rules.headers.is_reserved(name) || self.is_forwarded(name) || is_look_alike(name) {
-            return Fate::Drop;
+        if let Some(removal) = self.removal(name) {
+            return Fate::Drop(removal);
         }
-        if changes(&self.route.request_headers, name) {
-            return Fate::Drop;
-        }
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-        if HOP_BY_HOP.iter().any(|hop| is(hop)) || self.nominated.iter().any(|named| is(named)) {
-            return Fate::Drop;
-        }
-        let places = &self.rules.config.session.token_from;
-        if (is("authorization") && self.takes_authorization)
-            || credential::is_token_header(name, places)
-        {
-            return Fate::Drop;
-        }
-        if is("cookie") {
+        if name.eq_ignore_ascii_case(b"cookie") {
+            let places = &self.rules.config.session.token_from;
             return match credential::cookie_without(value, places) {
                 None => Fate::Pass,
-                Some(rest) if rest.is_empty() => Fate::Drop,
+                Some(rest) if rest.is_empty() => Fate::Drop(Removal::Token),
                 Some(rest) => Fate::Replace(rest),
             };
         }
         Fate::Pass
+    }
+
+    /// Why a header of this name does not pass, whatever its value.
+    fn removal(&self, name: &[u8]) -> Option<Removal> {
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        let places = &self.rules.config.session.token_from;
+        if self.rules.headers.is_reserved(name) {
+            Some(Removal::Identity)
+        } else if self.is_forwarded(name) {
+            Some(Removal::Forwarded)
+        } else if is_look_alike(name) {
+            Some(Removal::Framing)
+        } else if changes(&self.route.request_headers, name) {
+            Some(Removal::Route)
+        } else if HOP_BY_HOP.iter().any(|hop| is(hop))
+            || self.nominated.iter().any(|named| is(named))
+        {
+            Some(Removal::Connection)
+        } else if (is("authorization") && self.takes_authorization)
+            || credential::is_token_header(name, places)
+        {
+            Some(Removal::Token)
+        } else {
+            None
+        }
     }
 
     /// Made for each attempt: none is older than a minute when it arrives.

@@ -413,7 +413,7 @@ fn rewrite(request: &mut RequestHeader, forward: &Forward) -> Result<()> {
                 kept.push((name.clone(), value.clone()));
                 continue;
             }
-            Fate::Drop => None,
+            Fate::Drop(_) => None,
             Fate::Replace(bytes) => http::HeaderValue::from_bytes(&bytes).ok(),
         };
         changed.push(http::HeaderName::from_bytes(name.as_slice()).map_err(|_| not_admitted())?);

@@ -18,6 +18,7 @@ mod cors;
 mod credential;
 mod drain;
 mod exchange;
+mod explain;
 mod fast;
 mod forward;
 mod full;
@@ -33,6 +34,7 @@ mod socket;
 mod upgrade;
 mod verify;
 
+pub use explain::{Answered, Explanation, HeaderSeen, Outcome, Removed, explain};
 pub use full::FullLane;
 pub use gateway::{Door, Gateway, serve};
 pub use rules::{Counts, Rules};

@@ -103,6 +103,19 @@ impl Built {
         lasting: &Lasting,
         previous: Option<&Self>,
     ) -> Result<Self, ServeError> {
+        let (rules, wechat) = Self::assemble(config, lasting, previous)?;
+        // Names are looked up before the first request is, so that a start is a start.
+        rules.upstreams.resolve().await;
+        let resolving = Background(tokio::spawn(rules.upstreams.watch()).abort_handle());
+        Ok(Self { rules, wechat, _resolving: resolving })
+    }
+
+    /// Puts the rooms together; nobody is asked for anything.
+    pub(crate) fn assemble(
+        config: Config,
+        lasting: &Lasting,
+        previous: Option<&Self>,
+    ) -> Result<(Arc<Rules>, Wechat), ServeError> {
         let config = Arc::new(config);
         let metrics = &lasting.metrics;
         let old = previous.map(|previous| &*previous.rules);
@@ -116,8 +129,6 @@ impl Built {
         let upstreams = Upstreams::build(&config, old.map(|old| &*old.upstreams), metrics)
             .map(Arc::new)
             .map_err(refused("tls"))?;
-        // Names are looked up before the first request is, so that a start is a start.
-        upstreams.resolve().await;
         let assertions = Assertions::new(&config).map_err(refused("identity"))?;
         let key_set = assertions.as_ref().map(|assertions| assertions.key_set().to_owned());
         let endpoints = Endpoints::new(
@@ -128,7 +139,6 @@ impl Built {
             Arc::clone(metrics),
             old.map(|old| &old.endpoints),
         );
-        let resolving = Background(tokio::spawn(upstreams.watch()).abort_handle());
         let rules = Arc::new(Rules {
             counts: Counts::new(metrics, &table),
             headers: HeaderRules::new(&config.identity),
@@ -144,7 +154,7 @@ impl Built {
             user_hash: lasting.user_hash.clone(),
             clock: lasting.clock.clone(),
         });
-        Ok(Self { rules, wechat, _resolving: resolving })
+        Ok((rules, wechat))
     }
 
     /// What the operator's listener tells of.

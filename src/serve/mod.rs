@@ -2,6 +2,7 @@
 
 mod build;
 mod drain;
+mod explain;
 mod handover;
 mod listen;
 mod reload;
@@ -26,6 +27,8 @@ use reload::Reloader;
 use signals::{Signals, Told};
 use workers::Workers;
 
+pub use crate::proxy::{Answered, Explanation, Outcome};
+pub use explain::{Explained, Question, explain};
 pub use reload::Reread;
 
 /// Why the gateway did not start, or stopped.

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use super::keys::{Algorithm, KeyError, KeySet, keygen};
+use crate::config;
 use crate::secret::Secret;
 
 /// Reads `STORE.key`, or makes it with mode 0600 if it is not there.
@@ -33,6 +34,14 @@ pub(super) fn beside(store: &Path) -> Result<KeySet, KeyError> {
         other => other.map_err(failed)?,
     };
     KeySet::only(&id_of(&secret), &secret)
+}
+
+/// The key that [`beside`] would take, if there is one that can be read; none is made.
+pub(super) fn kept(store: &Path) -> Option<config::SigningKey> {
+    let mut path = store.as_os_str().to_owned();
+    path.push(".key");
+    let secret = read(Path::new(&path)).ok()?;
+    Some(config::SigningKey { id: id_of(&secret), secret })
 }
 
 fn read(path: &Path) -> io::Result<Secret<String>> {

@@ -18,6 +18,7 @@ mod config_values;
 mod cookie_bridge;
 mod cors;
 mod decrypt;
+mod explain;
 mod faults;
 mod forwarded;
 mod harness;

@@ -31,7 +31,7 @@ use answer::Asked;
 use pool::Age;
 use relay::{Limits, Outgoing, Relay};
 
-pub(crate) use request::body_length;
+pub(crate) use request::{body_length, write as write_head};
 
 /// A request that the fast lane carries out.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ pub(crate) fn write(out: &mut Vec<u8>, head: &RequestHead<'_>, forward: &Forward
         } else {
             match forward.fate(name, line.value) {
                 Fate::Pass => write_line(out, name, line.value),
-                Fate::Drop => {}
+                Fate::Drop(_) => {}
                 Fate::Replace(value) => write_line(out, name, &value),
             }
         }
