@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Admin, answer};
-use crate::wechat::WechatError;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,23 +40,6 @@ pub(super) async fn show(
                 "expires_in": token.expires_in.as_secs(),
             }),
         ),
-        Err(WechatError::UnknownApp) => {
-            answer::refusal(StatusCode::NOT_FOUND, "not_found", "no app has this appid")
-        }
-        Err(error) => refused(&error),
+        Err(error) => answer::wechat_refusal(&error),
     }
-}
-
-/// The operator is told the cause itself: it holds no secret.
-fn refused(error: &WechatError) -> Response {
-    let (status, name) = match error.retry_after() {
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable"),
-        None => (StatusCode::BAD_GATEWAY, "server_error"),
-    };
-    let mut response = answer::refusal(status, name, &error.to_string());
-    if let Some(wait) = error.retry_after() {
-        let seconds = HeaderValue::from(wait.as_secs().max(1));
-        response.headers_mut().insert(header::RETRY_AFTER, seconds);
-    }
-    response
 }

@@ -10,6 +10,7 @@ mod connections;
 mod dashboard;
 mod health;
 mod metrics;
+mod session_key;
 mod sessions;
 mod token;
 mod upstreams;
@@ -24,7 +25,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::Response;
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -78,6 +79,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/", get(dashboard::page))
         .route("/api/v1/sessions", get(sessions::list))
         .route("/api/v1/sessions/{sid}", get(sessions::show).delete(sessions::kick))
+        .route("/api/v1/sessions/{sid}/session_key/reset", post(session_key::reset))
         .route("/api/v1/users/{openid}/sessions", delete(sessions::kick_user))
         .route("/api/v1/access_token", get(access_token::show))
         .route("/api/v1/upstreams", get(upstreams::list))

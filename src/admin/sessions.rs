@@ -113,7 +113,7 @@ pub(super) async fn kick_user(
     }
 }
 
-fn done() -> Response {
+pub(super) fn done() -> Response {
     answer::no_store(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -121,11 +121,11 @@ fn bad(description: &str) -> Response {
     answer::refusal(StatusCode::BAD_REQUEST, "invalid_request", description)
 }
 
-fn unknown() -> Response {
+pub(super) fn unknown() -> Response {
     answer::refusal(StatusCode::NOT_FOUND, "not_found", "there is no open session of this id")
 }
 
-fn failed(error: &SessionError) -> Response {
+pub(super) fn failed(error: &SessionError) -> Response {
     match error {
         SessionError::Store(StoreError::Cursor) => bad("the cursor is none that a list gave"),
         SessionError::Token(_)

@@ -3,7 +3,9 @@
 //! normalised likewise.
 //!
 //! The request is known from headers, and a proxy passes its client's headers on: so what is said
-//! twice, or in two ways that differ, is refused, and only trusted proxies are listened to.
+//! twice, or in two ways that differ, is refused, and only trusted proxies are listened to. Who says
+//! X-Original-URI alone, as nginx is often told to, says nothing of method and host: the route must
+//! then be the same whatever they are.
 
 use std::sync::Arc;
 
@@ -14,13 +16,13 @@ use super::head::RequestHead;
 use super::rules::Rules;
 use crate::endpoints::{Answer, Refusal};
 use crate::route::path::normalise;
-use crate::route::table::Found;
 use crate::session::Verified;
 
 /// Who may pass with the request that `head` asks about; `None`: whoever it is.
 ///
 /// # Errors
-/// 401 or 403 where the request may not pass, 400 where it cannot be known.
+/// 401 or 403 where the request may not pass or its client made it ambiguous: a proxy knows these
+/// two alone. 400 where the proxy says nothing.
 pub(super) fn judge(
     rules: &Arc<Rules>,
     head: &RequestHead<'_>,
@@ -30,30 +32,17 @@ pub(super) fn judge(
     if !client.behind_trusted_proxy {
         return Err(Refusal::AccessDenied);
     }
-    let uri = match (one(head, "x-forwarded-uri")?, one(head, "x-original-uri")?) {
-        (Some(uri), None) | (None, Some(uri)) => uri,
-        (Some(uri), Some(other)) if uri == other => uri,
-        (Some(_), Some(_)) => {
-            return Err(Refusal::Malformed("X-Forwarded-Uri and X-Original-URI differ"));
-        }
-        (None, None) => {
-            return Err(Refusal::Malformed("neither X-Forwarded-Uri nor X-Original-URI"));
-        }
-    };
-    let host = one(head, "x-forwarded-host")?.unwrap_or(head.host);
-    let method = one(head, "x-forwarded-method")?.unwrap_or("GET");
-    let asked = RequestHead { method, target: uri, host, ..*head };
+    let Original { uri, host, method } = original(head)?;
     let (path, _) = uri.split_once('?').unwrap_or((uri, ""));
-    // A proxy knows 401 and 403 alone.
     let path = normalise(path).map_err(|_| Refusal::AccessDenied)?;
     if rules.endpoints.owns(&path.routed) {
         return Err(Refusal::AccessDenied);
     }
-    let Found::Route(route) = rules.table.find(host, &path.routed, method) else {
-        return Err(Refusal::AccessDenied);
-    };
+    let route = rules.table.find_whatever(host, &path.routed, method);
+    let route = route.ok_or(Refusal::AccessDenied)?;
     exchange.takes_route(&route.name);
-    let credential = find_credential(rules, &asked)?;
+    let asked = RequestHead { target: uri, ..*head };
+    let credential = find_credential(rules, &asked).map_err(|_| Refusal::AccessDenied)?;
     let caller = authenticate(rules, route, &credential, exchange)?;
     authorise(route, caller.as_deref())?;
     Ok(caller)
@@ -76,6 +65,30 @@ pub(super) async fn vouch(rules: &Rules, caller: Option<&Verified>, request_id: 
     }
 }
 
+/// A request as a proxy tells of it.
+struct Original<'a> {
+    /// Path and query.
+    uri: &'a str,
+    /// `None`: not told, or not told by the proxy for sure.
+    host: Option<&'a str>,
+    /// Likewise.
+    method: Option<&'a str>,
+}
+
+fn original<'a>(head: &RequestHead<'a>) -> Result<Original<'a>, Refusal> {
+    match (one(head, "x-forwarded-uri")?, one(head, "x-original-uri")?) {
+        (None, None) => Err(Refusal::Malformed("neither X-Forwarded-Uri nor X-Original-URI")),
+        (Some(uri), None) => Ok(Original {
+            uri,
+            host: one(head, "x-forwarded-host")?,
+            method: one(head, "x-forwarded-method")?,
+        }),
+        (Some(uri), Some(other)) if uri != other => Err(Refusal::AccessDenied),
+        // Whatever stands beside it may be the client's.
+        (_, Some(uri)) => Ok(Original { uri, host: None, method: None }),
+    }
+}
+
 /// The one value of a header.
 fn one<'a>(head: &RequestHead<'a>, name: &str) -> Result<Option<&'a str>, Refusal> {
     let mut values = head.headers.get_all(name);
@@ -83,8 +96,8 @@ fn one<'a>(head: &RequestHead<'a>, name: &str) -> Result<Option<&'a str>, Refusa
         (None, _) => Ok(None),
         (Some(value), None) => {
             let text = std::str::from_utf8(value).map(str::trim);
-            text.map(Some).map_err(|_| Refusal::Malformed("a header that is no text"))
+            text.map(Some).map_err(|_| Refusal::AccessDenied)
         }
-        (Some(_), Some(_)) => Err(Refusal::Malformed("a forwarded header that stands there twice")),
+        (Some(_), Some(_)) => Err(Refusal::AccessDenied),
     }
 }

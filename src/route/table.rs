@@ -233,6 +233,31 @@ impl Table {
         Found::NotFound
     }
 
+    /// Finds the route of a request whose host or method is not known: the one that it has
+    /// whatever they are. `None`: there is none, or it depends on them. Without a host it looks
+    /// at every host that a route names.
+    pub fn find_whatever(
+        &self,
+        host: Option<&str>,
+        path: &str,
+        method: Option<&str>,
+    ) -> Option<&Arc<Route>> {
+        let fits = |paths: &&Paths| !matches!(paths.fit(path), Fit::Nothing);
+        let paths = match host {
+            Some(host) => self.levels(&canonical_host(host)).find(fits)?,
+            None if self.exact.values().chain(self.wildcards.values()).any(|it| fits(&it)) => {
+                return None;
+            }
+            None => &self.any,
+        };
+        let Fit::Place(place) = paths.fit(path) else { return None };
+        match method.map(|method| place.choose(method)) {
+            Some(Found::Route(route)) => Some(route),
+            Some(Found::AddSlash | Found::MethodNotAllowed { .. } | Found::NotFound) => None,
+            None => place.rest.as_ref().filter(|_| place.by_method.is_empty()),
+        }
+    }
+
     /// The routes for this very host, then of every wildcard that it falls under, the longest
     /// first, then those for any host.
     fn levels<'a>(&'a self, host: &str) -> impl Iterator<Item = &'a Paths> {

@@ -40,6 +40,7 @@ pub use jar::CookieJar;
 pub use keys::{Algorithm, KeyError, keygen};
 pub use list::{Filter, Listed, Listing};
 pub use offline::{Keys, offline};
+pub use secrets::Keyed;
 pub use store::StoreError;
 pub use token::{TokenError, Verified};
 pub use visit::Visit;

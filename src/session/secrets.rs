@@ -9,7 +9,7 @@ use super::token::{TokenError, Verified};
 use super::vault::{self, Field};
 use super::{Issued, SessionError, Sessions, issue, of};
 use crate::config::OnStoreError;
-use crate::identity::Phone;
+use crate::identity::{AppId, OpenId, Phone};
 use crate::secret::Secret;
 
 /// The scope of a session whose phone number WeChat verified.
@@ -48,7 +48,61 @@ impl Secrets {
     }
 }
 
+/// A session as WeChat knows it.
+#[derive(Debug)]
+pub struct Keyed {
+    /// Its user.
+    pub openid: OpenId,
+    /// Its app.
+    pub appid: AppId,
+    /// WeChat's key of its login. `None`: a browser's login, or sealed under a signing key that
+    /// is no longer listed.
+    pub session_key: Option<Secret<String>>,
+}
+
 impl Sessions {
+    /// Whose session this is, with WeChat's key. `None`: there is no open session of this id.
+    ///
+    /// # Errors
+    /// [`SessionError::Store`].
+    pub async fn keyed(&self, sid: &str) -> Result<Option<Keyed>, SessionError> {
+        let found = self.store.find(sid, self.clock.unix_seconds()).await?;
+        let keys = &self.rules.load().keys;
+        Ok(found.map(|record| Keyed {
+            session_key: Secrets::open(keys, sid, &record.session_key)
+                .and_then(|kept| kept.session_key),
+            openid: record.openid,
+            appid: record.appid,
+        }))
+    }
+
+    /// Keeps, sealed, the session_key that WeChat gave in place of the one before. `false`: the
+    /// session ended meanwhile.
+    ///
+    /// # Errors
+    /// [`SessionError::Store`]; [`SessionError::Signing`] if the system gives no random bytes.
+    pub async fn keep_session_key(
+        &self,
+        sid: &str,
+        session_key: &Secret<String>,
+    ) -> Result<bool, SessionError> {
+        let current = self.rules.load_full();
+        // As in `keep_phone`.
+        for _ in 0..3 {
+            let found = self.store.find(sid, self.clock.unix_seconds()).await?;
+            let Some(record) = found else { return Ok(false) };
+            let opened = Secrets::open(&current.keys, sid, &record.session_key);
+            let phone = opened.and_then(|kept| kept.phone);
+            let kept = Secrets { session_key: Some(session_key.clone()), phone };
+            let sealed = kept.seal(&current.keys, sid).ok_or(SessionError::Signing)?;
+            let sealed = Sealed { session_key: sealed, scope: record.scope.clone() };
+            if self.store.reseal(&record, &sealed).await? {
+                return Ok(true);
+            }
+        }
+        Err(StoreError::Busy.into())
+    }
+
     /// Keeps, sealed, the phone number that WeChat verified for the user of a good token, and
     /// makes a token whose scope has `phone`. The old token lives to its own end.
     ///

@@ -7,16 +7,12 @@ use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
 use crate::harness::token::Forge;
-use crate::harness::wechat::{ACCESS_TOKEN, APPID, Play, openid_of, session_key_of};
+use crate::harness::wechat::{self, ACCESS_TOKEN, APPID, IV, Play, openid_of, session_key_of};
 use crate::harness::{Answer, Site};
 
-const IV: &[u8; 16] = b"0123456789abcdef";
-
-/// `encryptedData` and `iv` as WeChat makes them for the session_key of `user`.
+/// What WeChat encrypted for this user.
 pub(crate) fn encrypted(user: &str, plain: &str) -> Value {
-    let key: [u8; 16] = BASE64.decode(session_key_of(user)).unwrap().try_into().unwrap();
-    let data = Cipher::new_128(&key).cbc_encrypt(IV, plain.as_bytes());
-    json!({ "encryptedData": BASE64.encode(data), "iv": BASE64.encode(IV) })
+    wechat::encrypted(&session_key_of(user), plain)
 }
 
 pub(crate) fn profile(appid: &str) -> String {

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::harness::http2::{Call, Http2};
 use crate::harness::tls::{Authority, NAME};
-use crate::harness::wechat::openid_of;
+use crate::harness::wechat::{APPID, encrypted, openid_of, session_key_of};
 use crate::harness::{Reply, Site, eventually};
 use crate::tls;
 
@@ -253,4 +253,53 @@ fn an_idle_connection_is_closed_after_the_idle_timeout() {
     assert_eq!(http2.send(&Call::get("/open/x", &[])).unwrap().status, 200);
     // However it is told: by GOAWAY or by the end of the connection.
     drop(http2.end());
+}
+
+#[test]
+fn what_wechat_encrypted_is_opened_and_a_phone_number_reaches_the_backend() {
+    let (site, http2) = start_with(|settings| settings.identity("phone = \"X-WX-PHONE\""));
+    let bearer = format!("Bearer {}", log_in(&site, &http2, "alice"));
+    let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+    let plain = format!("{{\"watermark\":{{\"appid\":\"{APPID}\"}}}}");
+    let body = encrypted(&session_key_of("alice"), &plain).to_string();
+    let (first, second) = body.as_bytes().split_at(20);
+    let opened = http2.send(&Call::post("/wx/decrypt", &headers, &[first, second])).unwrap();
+    assert_eq!(opened.status, 200, "{}", opened.text());
+    assert_eq!(opened.json()["signed"], false);
+    let forged = encrypted(&session_key_of("bob"), &plain).to_string();
+    let forged = http2.send(&Call::post("/wx/decrypt", &headers, &[forged.as_bytes()])).unwrap();
+    assert_eq!(forged.status, 409, "{}", forged.text());
+
+    site.wechat.answers("/wxa/business/getuserphonenumber", crate::phone::verified(APPID));
+    let press = br#"{"code":"press-1"}"#;
+    let phone = http2.send(&Call::post("/wx/phone", &headers, &[press])).unwrap();
+    assert_eq!(phone.status, 200, "{}", phone.text());
+    let bearer = format!("Bearer {}", phone.json()["access_token"].as_str().unwrap());
+    let headers = [("authorization", &*bearer), ("x-wx-phone", "1"), ("x_wx_phone", "2")];
+    assert_eq!(http2.send(&Call::get("/api/me", &headers)).unwrap().status, 200);
+    let seen = site.upstream.last();
+    assert_eq!(seen.values("X-WX-PHONE"), [crate::phone::NUMBER]);
+    assert!(seen.values("x_wx_phone").is_empty());
+}
+
+#[test]
+fn a_proxy_that_speaks_http_2_may_ask_whether_a_request_passes() {
+    let (site, http2) = start_with(|settings| {
+        settings.server("trusted_proxies = [\"127.0.0.1/32\"]").login("verify = true")
+    });
+    let bearer = format!("Bearer {}", log_in(&site, &http2, "alice"));
+    let told = [
+        ("x-forwarded-method", "POST"),
+        ("x-forwarded-host", "shop.test"),
+        ("x-forwarded-uri", "/api/me?a=1"),
+    ];
+    let guest = http2.send(&Call::get("/wx/verify", &told)).unwrap();
+    assert_eq!((guest.status, guest.header("x-wx-openid")), (401, None));
+    let headers = [&told[..], &[("authorization", &*bearer), ("x-wx-openid", "oEvil000")]].concat();
+    let alice = http2.send(&Call::get("/wx/verify", &headers)).unwrap();
+    assert_eq!((alice.status, alice.text().as_str()), (200, ""));
+    assert_eq!(alice.headers.get_all("x-wx-openid").iter().count(), 1);
+    assert_eq!(alice.header("x-wx-openid"), Some(openid_of("alice").as_str()));
+    let twice = [&headers[..], &[("x-forwarded-uri", "/open/x")]].concat();
+    assert_eq!(http2.send(&Call::get("/wx/verify", &twice)).unwrap().status, 403);
 }

@@ -1,8 +1,6 @@
 //! Logging in, refreshing, logging out, looking at a session; every error that they promise.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -10,7 +8,7 @@ use crate::harness::token::{Forge, KEY, decode, is_signed_by, unix_seconds};
 use crate::harness::wechat::{
     APPID, Play, SECRET, good_body, openid_of, session_key_of, unionid_of,
 };
-use crate::harness::{Answer, Refusing, Reply, Site, eventually};
+use crate::harness::{Answer, Reply, Site, eventually};
 
 #[track_caller]
 fn assert_retry_after(answer: &Answer) {
@@ -389,45 +387,6 @@ fn a_wrong_secret_is_the_gateways_fault_and_loud_in_the_log() {
 }
 
 #[test]
-fn answers_of_wechat_that_cannot_be_read_are_502() {
-    let site = Site::start();
-    let with =
-        |openid: &str, key: &str| json!({ "openid": openid, "session_key": key }).to_string();
-    let key = session_key_of("alice");
-    let openid = openid_of("alice");
-    let short = "MTIzNDU2Nzg5MDEyMzQ1"; // 15 bytes
-    let long = "MTIzNDU2Nzg5MDEyMzQ1Njc="; // 17 bytes
-    for body in [
-        String::new(),
-        "<html>busy</html>".to_owned(),
-        "null".to_owned(),
-        "[]".to_owned(),
-        "{}".to_owned(),
-        "{\"errcode\":0,\"errmsg\":\"ok\"}".to_owned(),
-        "{\"errcode\":\"many\"}".to_owned(),
-        json!({ "openid": openid }).to_string(),
-        json!({ "session_key": key }).to_string(),
-        with("", &key),
-        with("short", &key),
-        with("o r\r\nX-WX-OPENID: evil", &key),
-        with("oé____________________", &key),
-        with(&"o".repeat(65), &key),
-        with(&openid, ""),
-        with(&openid, short),
-        with(&openid, long),
-        with(&openid, "!!not base64 at all!!!!!"),
-        json!({ "openid": 7, "session_key": key }).to_string(),
-        json!({ "openid": openid, "session_key": key, "unionid": "x\ny" }).to_string(),
-    ] {
-        let answer = site.auth(&site.wechat.code_that(Play::Body(body.clone())));
-        assert_eq!(answer.status, 502, "{body}: {}", answer.text());
-        answer.assert_refused(502, "server_error");
-    }
-    let huge = site.auth(&site.wechat.code_that(Play::Huge(80 * 1024)));
-    huge.assert_refused(502, "server_error");
-}
-
-#[test]
 fn a_good_answer_is_good_with_errcode_0_with_unknown_fields_and_whatever_its_type() {
     let site = Site::start();
     for extra in [
@@ -442,112 +401,6 @@ fn a_good_answer_is_good_with_errcode_0_with_unknown_fields_and_whatever_its_typ
         assert_eq!(answer.status, 200, "{body}: {}", answer.text());
         assert_eq!(answer.json()["openid"], openid_of("alice"));
     }
-}
-
-#[test]
-fn a_broken_wechat_is_503_and_no_code_is_sent_twice() {
-    let site = Site::with().wechat("timeout = \"500ms\"").start();
-    let html = "<html>busy</html>".to_owned();
-    for play in [
-        Play::Hang,
-        Play::Reset,
-        Play::Status(500, html.clone()),
-        Play::Status(502, html.clone()),
-        Play::Status(503, json!({ "errcode": 0 }).to_string()),
-    ] {
-        let code = site.wechat.code_that(play.clone());
-        let answer = site.auth(&code);
-        assert_eq!(answer.status, 503, "{play:?}: {}", answer.text());
-        answer.assert_refused(503, "temporarily_unavailable");
-        assert_retry_after(&answer);
-        assert_eq!(site.wechat.calls_with(&code), 1, "{play:?}");
-    }
-}
-
-#[test]
-fn an_answer_that_is_cut_or_no_http_is_an_error_and_the_code_is_not_sent_again() {
-    let site = Site::with().wechat("timeout = \"500ms\"").start();
-    for play in [
-        Play::Half("alice".to_owned()),
-        Play::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
-        Play::Raw(
-            b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
-                .to_vec(),
-        ),
-    ] {
-        let code = site.wechat.code_that(play.clone());
-        let answer = site.auth(&code);
-        assert!(
-            matches!(answer.status, 502 | 503),
-            "{play:?}: {} {}",
-            answer.status,
-            answer.text()
-        );
-        assert_eq!(site.wechat.calls_with(&code), 1, "{play:?}");
-    }
-}
-
-#[test]
-fn an_unreachable_wechat_is_503() {
-    let nobody = Refusing::start();
-    let site = Site::with().wechat(&format!("api_base = \"http://{}\"", nobody.address())).start();
-    let answer = site.auth("some-code");
-    answer.assert_refused(503, "temporarily_unavailable");
-    assert_retry_after(&answer);
-}
-
-#[test]
-fn the_next_host_of_wechat_is_tried_where_no_connection_could_be_made() {
-    let nobody = Refusing::start();
-    let wechat = crate::harness::wechat::FakeWechat::start();
-    let bases = format!("api_base = [\"http://{}\", \"{}\"]", nobody.address(), wechat.url());
-    let site = Site::with().wechat(&bases).start();
-    let answer = site.auth(&wechat.code_of("alice"));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-}
-
-#[test]
-fn the_next_host_of_wechat_is_not_tried_after_bytes_were_sent() {
-    let second = crate::harness::wechat::FakeWechat::start();
-    let first = crate::harness::wechat::FakeWechat::start();
-    let bases = format!("api_base = [\"{}\", \"{}\"]", first.url(), second.url());
-    let site = Site::with().wechat(&bases).start();
-    let code = first.code_that(Play::Reset);
-    site.auth(&code).assert_refused(503, "temporarily_unavailable");
-    assert!(second.calls().is_empty());
-}
-
-#[test]
-fn past_max_concurrent_logins_are_503_with_retry_after_and_wechat_is_not_asked() {
-    let site = Site::with().wechat("max_concurrent = 1\ntimeout = \"20s\"").start();
-    let held = site.wechat.code_that(Play::Held("alice".to_owned()));
-    let refused = AtomicUsize::new(0);
-    let answers: Vec<Answer> = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| site.auth(&held));
-        eventually("WeChat is asked", || site.wechat.calls_with(&held) == 1);
-        // A few may wait for the place; an avalanche may not.
-        let others: Vec<_> = (0..20)
-            .map(|_| {
-                scope.spawn(|| {
-                    let answer = site.auth(&site.wechat.code_of("bob"));
-                    refused.fetch_add(1, Ordering::SeqCst);
-                    answer
-                })
-            })
-            .collect();
-        eventually("some are answered at once", || refused.load(Ordering::SeqCst) >= 10);
-        assert_eq!(site.wechat.calls().len(), 1, "one call is under way");
-        site.wechat.release();
-        assert_eq!(waiting.join().unwrap().status, 200);
-        others.into_iter().map(|other| other.join().unwrap()).collect()
-    });
-    let refused: Vec<&Answer> = answers.iter().filter(|answer| answer.status != 200).collect();
-    assert!(refused.len() >= 10, "{} refused", refused.len());
-    for answer in refused {
-        answer.assert_refused(503, "temporarily_unavailable");
-        assert_retry_after(answer);
-    }
-    assert_eq!(site.auth(&site.wechat.code_of("bob")).status, 200);
 }
 
 #[test]
@@ -948,18 +801,5 @@ fn logins_are_counted_by_app_and_result() {
     for errcode in ["0", "40029", "40226", "45011", "-1", "40013"] {
         let labels = [("api", "jscode2session"), ("errcode", errcode)];
         assert_eq!(site.gateway.metric("wxgate_wechat_requests_total", &labels), 1.0, "{errcode}");
-    }
-}
-
-#[test]
-fn sessions_go_on_while_wechat_is_down() {
-    let site = Site::with().wechat("timeout = \"500ms\"").start();
-    let token = site.log_in("alice");
-    for _ in 0..5 {
-        let code = site.wechat.code_that(Play::Hang);
-        let begin = std::time::Instant::now();
-        site.auth(&code).assert_refused(503, "temporarily_unavailable");
-        assert!(begin.elapsed() < Duration::from_secs(5));
-        assert_eq!(site.get("/api/me").bearer(&token).send().status, 200);
     }
 }

@@ -294,6 +294,53 @@ fn nobody_is_sent_to_another_site() {
 }
 
 #[test]
+fn what_is_said_of_the_site_and_the_app_is_not_believed() {
+    let site = site();
+    let answer = site
+        .get("/wx/oauth/login")
+        .host("shop.test")
+        .header("X-Forwarded-Host", "evil.test")
+        .header("X-Forwarded-Proto", "gopher")
+        .header("Forwarded", "host=evil.test")
+        .header("Origin", "https://evil.test")
+        .send();
+    let location = answer.header("Location").unwrap();
+    assert!(location.contains("redirect_uri=http%3A%2F%2Fshop.test%2Fwx%2F"), "{location}");
+    for query in [
+        "?appid=wxaccount0000000%30%00",
+        "?appid=WXACCOUNT00000000",
+        "?appid=%EF%BD%97xaccount00000000",
+        "?appid=wxaccount00000000&appid=wxaccount00000000",
+        "?appid=%FF",
+        "?return_to=/a&return_to=/b",
+        "?return_to=/a%20&return%5Fto=/b",
+        "?return_to=/%2e%2e%2f%2fevil.test",
+    ] {
+        let answer = login(&site, query);
+        assert_eq!(answer.status, 400, "{query}: {}", answer.text());
+        assert!(answer.header("Set-Cookie").is_none(), "{query}");
+    }
+    let (state, cookie) = begin(&site, "");
+    let sealed = cookie.split_once('=').unwrap().1;
+    for tossed in [
+        format!("wxgate_login_{state}=; {cookie}"),
+        format!("wxgate_login_{state}={sealed}AA"),
+        format!("wxgate_login_{state}=\"{sealed}\""),
+        format!("WXGATE_LOGIN_{state}={sealed}"),
+        format!("wxgate_login_={sealed}"),
+    ] {
+        let answer = callback(&site, &format!("?code=c1&state={state}"), &tossed);
+        answer.assert_refused(400, "invalid_request");
+        assert!(session_cookie(&answer).is_none(), "{tossed}");
+    }
+    for state in ["%00", "../x", "a;b", "%0d%0aSet-Cookie:a=b", &"s".repeat(5000)] {
+        let answer = callback(&site, &format!("?code=c1&state={state}"), &cookie);
+        answer.assert_refused(400, "invalid_request");
+    }
+    assert!(site.wechat.calls().is_empty());
+}
+
+#[test]
 fn only_apps_with_web_pages_log_in_so() {
     let site = site();
     for query in [format!("?appid={APPID}"), "?appid=wxunknown00000000".to_owned()] {

@@ -46,11 +46,11 @@ class PhpBuiltIn(PhpBackend):
 
     pages = PHP_PAGES
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *router: str) -> None:
+        """`router` is the page that every path leads to, if there is one."""
         self.port = free_port()
-        self.server = Process(
-            folder / "php-s", ["php", "-S", f"127.0.0.1:{self.port}", "-t", str(self.pages)]
-        )
+        argv = ["php", "-S", f"127.0.0.1:{self.port}", "-t", str(self.pages), *router]
+        self.server = Process(folder / "php-s", argv)
         self.server.await_port(self.port)
 
     def stop(self) -> None:

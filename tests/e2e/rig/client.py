@@ -3,12 +3,12 @@
 import http.client
 import json
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from . import leaks
 
-Headers = Iterable[tuple[str, str]]
+Headers = Sequence[tuple[str, str]]
 
 
 @dataclass
@@ -49,7 +49,8 @@ def request(
     """One request on a connection of its own, its headers sent as given and in this order."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
-        connection.putrequest(method, path, skip_accept_encoding=True)
+        says_host = any(name.lower() == "host" for name, _ in headers)
+        connection.putrequest(method, path, skip_host=says_host, skip_accept_encoding=True)
         for name, value in headers:
             connection.putheader(name, value)
         if isinstance(body, bytes):

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -18,6 +19,9 @@ pub(crate) const SECRET: &str = "appsecret-5f0c3d9a7b1e4826";
 
 /// WeChat's access_token of every app.
 pub(crate) const ACCESS_TOKEN: &str = "75_access-token-that-only-admins-see";
+
+/// How long a slow drip waits between two bytes; a whole answer takes some 15 seconds so.
+const DRIP: Duration = Duration::from_millis(150);
 
 /// The openid of a user of the fake WeChat.
 pub(crate) fn openid_of(user: &str) -> String {
@@ -33,6 +37,17 @@ pub(crate) fn unionid_of(user: &str) -> String {
 pub(crate) fn session_key_of(user: &str) -> String {
     let bytes: Vec<u8> = user.bytes().cycle().zip(0..16).map(|(byte, n)| byte ^ (n * 7)).collect();
     BASE64_STANDARD.encode(bytes)
+}
+
+/// The `iv` of [`encrypted`].
+pub(crate) const IV: &[u8; 16] = b"0123456789abcdef";
+
+/// `encryptedData` and `iv` as WeChat makes them with this session_key.
+pub(crate) fn encrypted(session_key: &str, plain: &str) -> serde_json::Value {
+    let key: [u8; 16] = BASE64_STANDARD.decode(session_key).unwrap().try_into().unwrap();
+    let data = libaes::Cipher::new_128(&key).cbc_encrypt(IV, plain.as_bytes());
+    let encode = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
+    serde_json::json!({ "encryptedData": encode(&data), "iv": encode(IV) })
 }
 
 /// What WeChat makes of a code.
@@ -52,6 +67,10 @@ pub(crate) enum Play {
     Reset,
     /// Half of the good answer of this user, then the end of the connection.
     Half(String),
+    /// The same, and a reset.
+    Torn(String),
+    /// The good answer of this user, a byte now and then, for longer than anybody waits.
+    Drip(String),
     /// So many bytes of JSON.
     Huge(usize),
     /// These bytes, which may not be HTTP.
@@ -284,11 +303,27 @@ fn perform(play: Play, writer: &mut &TcpStream, shared: &Shared) -> std::io::Res
             return Ok(false);
         }
         Play::Half(user) => {
+            send_half(writer, &user)?;
+            return Ok(false);
+        }
+        Play::Torn(user) => {
+            send_half(writer, &user)?;
+            set_reset_on_close(writer);
+            return Ok(false);
+        }
+        Play::Drip(user) => {
             let body = good_body(&user, None);
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
             writer.write_all(head.as_bytes())?;
-            writer.write_all(&body.as_bytes()[..body.len() / 2])?;
-            return Ok(false);
+            let released = &shared.released;
+            for byte in body.bytes() {
+                writer.write_all(&[byte])?;
+                // Nobody releases it but the end of the test.
+                let open = released.0.lock().unwrap();
+                if *released.1.wait_timeout(open, DRIP).unwrap().0 {
+                    return Ok(false);
+                }
+            }
         }
         Play::Huge(length) => {
             let padding = "x".repeat(length);
@@ -301,6 +336,13 @@ fn perform(play: Play, writer: &mut &TcpStream, shared: &Shared) -> std::io::Res
         }
     }
     Ok(true)
+}
+
+fn send_half(writer: &mut &TcpStream, user: &str) -> std::io::Result<()> {
+    let body = good_body(user, None);
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    writer.write_all(head.as_bytes())?;
+    writer.write_all(&body.as_bytes()[..body.len() / 2])
 }
 
 fn send(writer: &mut &TcpStream, status: u16, body: &str) -> std::io::Result<()> {
