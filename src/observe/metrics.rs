@@ -43,6 +43,8 @@ pub struct Metrics {
     pub wechat_access_token_timestamp: IntGaugeVec,
     /// Sessions that are open.
     pub sessions_active: IntGauge,
+    /// 1: logins are served and other nodes are heard; as of the last scrape.
+    pub store_up: IntGauge,
     /// `store`, `operation`
     pub store_errors: IntCounterVec,
     /// `store`, `operation`
@@ -118,6 +120,10 @@ impl Metrics {
                 &["appid"],
             )?,
             sessions_active: table.gauge("sessions_active", "Sessions that are open.")?,
+            store_up: table.gauge(
+                "store_up",
+                "1: the session store serves logins and tells what other nodes end; 0: it does not.",
+            )?,
             store_errors: table.counters(
                 "store_errors_total",
                 "Calls to the session store that failed.",
@@ -280,6 +286,7 @@ mod tests {
             wechat_requests,
             wechat_request_duration,
             sessions_active,
+            store_up,
             store_errors,
             store_request_duration,
             upstream_requests,
@@ -302,6 +309,7 @@ mod tests {
             Box::new(wechat_requests),
             Box::new(wechat_request_duration),
             Box::new(sessions_active),
+            Box::new(store_up),
             Box::new(store_errors),
             Box::new(store_request_duration),
             Box::new(upstream_requests),

@@ -44,6 +44,7 @@ fn is_ready(site: &Site) -> bool {
 #[track_caller]
 fn await_ready(site: &Site) {
     eventually("the node is ready", || is_ready(site));
+    assert!(site.gateway.metric("wxgate_store_up", &[]) > 0.5);
 }
 
 fn two(settings: &Settings) -> (Site, Site) {
@@ -180,6 +181,7 @@ fn await_deaf(site: &Site, token: &str) {
     get(site, "/api/", token).assert_refused(503, "temporarily_unavailable");
     let ready = site.admin("/readyz").send();
     assert_eq!((ready.status, &ready.json()["store"]), (503, &json!("down")));
+    assert!(site.gateway.metric("wxgate_store_up", &[]) < 0.5);
 }
 
 /// What both kinds of outage have in common. `gone` is called to begin with, `back` to end it.
@@ -195,6 +197,8 @@ fn outlast(one: &Site, other: &Site, allowing: &Site, gone: impl FnOnce(), back:
     let login = one.auth(&one.wechat.code_of("carl"));
     login.assert_refused(503, "temporarily_unavailable");
     post(one, "/wx/refresh", &token).assert_refused(503, "temporarily_unavailable");
+    get(one, "/shop/", &token).assert_refused(503, "temporarily_unavailable");
+    assert_eq!(get(allowing, "/shop/", &token).status, 200);
     await_deaf(one, &token);
     await_deaf(other, &token);
     assert_eq!(get(allowing, "/api/", &token).status, 200);

@@ -92,7 +92,7 @@ fn after_kill_9_every_login_and_logout_that_was_answered_holds() {
                     scope.spawn(move || work(site, client, left, told).is_some())
                 })
                 .collect();
-            let at = whole * u32::try_from(5 + drawn(round) % 95).unwrap() / 100;
+            let at = whole * u32::try_from(5 + drawn(round) % 75).unwrap() / 100;
             while begun.elapsed() < at && !clients.iter().all(|client| client.is_finished()) {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
