@@ -12,7 +12,7 @@ SDKS   := tests/e2e/wechat_sdks
 heading = @printf '\n=== %s ===\n' '$(1)'
 failed  = { printf '\nmake test: failed in section: %s\n' '$(1)' >&2; exit 1; }
 
-.PHONY: help demo test test-packages test-format test-lint test-rust test-e2e bench bench-stores bench-micro fmt build clean
+.PHONY: help demo test test-packages test-format test-lint test-rust test-e2e bench bench-stores bench-million bench-micro fmt build clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ bench: build ## what a request costs, beside nginx and HAProxy where they are in
 bench-stores: build ## what a request costs with each session store: within 3 % of memory
 	@.ci/packages test && .ci/packages bench
 	@python3 benches/stores.py --binary $(TARGET)/release/wxgate $(BENCH)
+
+bench-million: build ## a store of a million sessions: bytes per session, time of the admin API's pages
+	@.ci/packages test
+	@python3 benches/million.py --binary $(TARGET)/release/wxgate $(BENCH)
 
 bench-micro: ## micro-benchmarks of the request path
 	@.ci/packages build
