@@ -105,6 +105,7 @@ fn hold_together(one: &Site, other: &Site, kicks: usize) -> Vec<Duration> {
     assert_eq!(get(one, "/shop/in", &fresh).values("Set-Cookie").len(), 0);
     assert_eq!(get(other, "/shop/", &fresh).status, 200);
     assert_eq!(other.upstream.last().header("Cookie"), Some("PHPSESSID=s1"));
+    lose_no_cookie(one, other, &fresh);
     // Ended there, all of the user's; refused here.
     let second = other.log_in("ann");
     let out = other.post("/wx/logout").bearer(&fresh).json(&json!({ "all": true })).send();
@@ -125,6 +126,24 @@ fn hold_together(one: &Site, other: &Site, kicks: usize) -> Vec<Duration> {
         .collect();
     times.sort();
     times
+}
+
+/// Answers that come at once, at both nodes, each with a cookie of its own.
+fn lose_no_cookie(one: &Site, other: &Site, token: &str) {
+    let all: Vec<_> = (0..16).map(|number| format!("c{number:02}=1")).collect();
+    std::thread::scope(|scope| {
+        for (site, cookie) in [one, other].into_iter().cycle().zip(&all) {
+            let path = format!("/shop/{cookie}");
+            let set = format!("Set-Cookie: {cookie}; Path=/shop/kept");
+            site.upstream.answers(&path, Reply::with_body("200 OK", &[&set], ""));
+            scope.spawn(move || assert_eq!(get(site, &path, token).status, 200));
+        }
+    });
+    assert_eq!(get(one, "/shop/kept", token).status, 200);
+    let sent = one.upstream.last().header("Cookie").unwrap().to_owned();
+    let mut kept: Vec<_> = sent.split("; ").filter(|it| it.starts_with('c')).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, all);
 }
 
 #[test]
