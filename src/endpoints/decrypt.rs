@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 
 use super::refusal::{InputError, Refusal};
 use super::{Answer, Endpoints, Request, body};
-use crate::observe::AuthResult;
 use crate::session::Verified;
 use crate::wechat::{decrypt, signature_fits};
 
@@ -34,15 +33,9 @@ pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answe
     if let Err(refusal) = endpoints.check_login_limit(&request) {
         return refusal.into_answer(request.request_id);
     }
-    let caller = match endpoints.caller(&request) {
-        Ok(caller) => caller,
-        Err(answer) => return answer,
-    };
-    let answer = match open(endpoints, &caller, &request).await {
-        Ok(decrypted) => Answer::json(&decrypted),
-        Err(refusal) => refusal.into_answer(request.request_id),
-    };
-    answer.for_caller(AuthResult::Ok, Some(caller.identity.openid.clone()))
+    let open =
+        async |caller: &Verified| Ok(Answer::json(&open(endpoints, caller, &request).await?));
+    endpoints.for_caller(&request, open).await
 }
 
 async fn open(

@@ -4,7 +4,6 @@ use serde::Deserialize;
 
 use super::refusal::{InputError, Refusal};
 use super::{Answer, Endpoints, Request, body, log_session_error};
-use crate::observe::AuthResult;
 use crate::session::Verified;
 
 /// Which sessions end.
@@ -15,16 +14,11 @@ enum Which {
 }
 
 pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answer {
-    let caller = match endpoints.caller(&request) {
-        Ok(caller) => caller,
-        Err(answer) => return answer,
+    let end = async |caller: &Verified| {
+        end(endpoints, caller, request.body).await?;
+        Ok(request.browser.forget(Answer::no_content()))
     };
-    let openid = Some(caller.identity.openid.clone());
-    let answer = match end(endpoints, &caller, request.body).await {
-        Ok(()) => request.browser.forget(Answer::no_content()),
-        Err(refusal) => refusal.into_answer(request.request_id),
-    };
-    answer.for_caller(AuthResult::Ok, openid)
+    endpoints.for_caller(&request, end).await
 }
 
 async fn end(endpoints: &Endpoints, caller: &Verified, body: &[u8]) -> Result<(), Refusal> {

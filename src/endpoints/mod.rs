@@ -296,6 +296,21 @@ impl Endpoints {
         verified.map_err(|refusal| refusal.into_answer(request.request_id))
     }
 
+    /// Answers a request that needs a good token with what `act` makes of its caller.
+    async fn for_caller(
+        &self,
+        request: &Request<'_>,
+        act: impl AsyncFnOnce(&Verified) -> Result<Answer, Refusal>,
+    ) -> Answer {
+        let caller = match self.caller(request) {
+            Ok(caller) => caller,
+            Err(answer) => return answer,
+        };
+        let answer = act(&caller).await;
+        let answer = answer.unwrap_or_else(|refusal| refusal.into_answer(request.request_id));
+        answer.for_caller(AuthResult::Ok, Some(caller.identity.openid.clone()))
+    }
+
     /// WeChat's key for the caller's login.
     async fn session_key(&self, caller: &Verified) -> Result<Secret<String>, Refusal> {
         let key = self.sessions.session_key(caller).await.inspect_err(log_session_error)?;

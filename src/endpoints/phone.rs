@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use super::refusal::{InputError, Refusal};
 use super::{Answer, Endpoints, Request, body, log_session_error};
 use crate::identity;
-use crate::observe::AuthResult;
 use crate::session::Verified;
 use crate::wechat::{Flaw, WechatError, is_code};
 
@@ -33,15 +32,8 @@ pub(super) async fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answe
     if let Err(refusal) = endpoints.check_login_limit(&request) {
         return refusal.into_answer(request.request_id);
     }
-    let caller = match endpoints.caller(&request) {
-        Ok(caller) => caller,
-        Err(answer) => return answer,
-    };
-    let answer = match exchange(endpoints, &caller, &request).await {
-        Ok(answer) => answer,
-        Err(refusal) => refusal.into_answer(request.request_id),
-    };
-    answer.for_caller(AuthResult::Ok, Some(caller.identity.openid.clone()))
+    let exchange = async |caller: &Verified| exchange(endpoints, caller, &request).await;
+    endpoints.for_caller(&request, exchange).await
 }
 
 async fn exchange(

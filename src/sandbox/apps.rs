@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::answer::{Params, Wrong};
+use axum::http::Method;
+
+use super::answer::{Params, Wrong, only};
 use crate::secret::Secret;
 
 /// Appids and their secrets.
@@ -23,6 +25,22 @@ impl Apps {
         let secret = params.get("secret", Wrong::NO_SECRET)?;
         self.check_pair(appid, secret)?;
         Ok(appid)
+    }
+
+    /// The appid and the login code of a call that exchanges one; the parameter `name` holds it.
+    pub(super) fn exchange<'a>(
+        &self,
+        method: &Method,
+        params: &'a Params,
+        name: &str,
+    ) -> Result<(&'a str, &'a str), Wrong> {
+        only(method, &Method::GET)?;
+        let appid = self.check(params)?;
+        let code = params.get(name, Wrong::NO_CODE)?;
+        if params.or_empty("grant_type") != "authorization_code" {
+            return Err(Wrong::GRANT_TYPE);
+        }
+        Ok((appid, code))
     }
 
     /// Whether this secret is this app's.

@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::World;
-use super::answer::{self, Params, Wrong, only};
+use super::answer::{self, Params, Wrong};
 
 pub(super) async fn answer(
     State(world): State<Arc<World>>,
@@ -19,12 +19,7 @@ pub(super) async fn answer(
 }
 
 fn exchange(world: &World, method: &Method, params: &Params) -> Result<Value, Wrong> {
-    only(method, &Method::GET)?;
-    let appid = world.apps.check(params)?;
-    let code = params.get("js_code", Wrong::NO_CODE)?;
-    if params.get("grant_type", Wrong::GRANT_TYPE)? != "authorization_code" {
-        return Err(Wrong::GRANT_TYPE);
-    }
+    let (appid, code) = world.apps.exchange(method, params, "js_code")?;
     let mut state = world.lock();
     let now = world.clock.unix_millis();
     let login = state

@@ -111,12 +111,7 @@ pub(super) async fn access_token(
 }
 
 fn exchange(world: &World, method: &Method, params: &Params) -> Result<Value, Wrong> {
-    only(method, &Method::GET)?;
-    let appid = world.apps.check(params)?;
-    let code = params.get("code", Wrong::NO_CODE)?;
-    if params.or_empty("grant_type") != "authorization_code" {
-        return Err(Wrong::GRANT_TYPE);
-    }
+    let (appid, code) = world.apps.exchange(method, params, "code")?;
     let now = world.clock.unix_millis();
     let mut state = world.lock();
     let consent = state.web.redeem(code, appid, now)?;

@@ -8,7 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::OnceCell;
 
 use super::answer::Answer;
-use super::client::{Client, Line, Parcel};
 use super::errcode::{Flaw, WechatError};
 use super::user::{self, User};
 use crate::secret::Secret;
@@ -39,27 +38,11 @@ pub fn is_code(code: &str) -> bool {
         && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// Sends the code, once.
+/// What a good answer gives.
 ///
 /// # Errors
-/// Those of the call, and what its errcode stands for.
-pub(super) async fn exchange(
-    client: &Client,
-    line: &Line,
-    appid: &str,
-    secret: &Secret<String>,
-    code: &str,
-) -> Result<Code2Session, WechatError> {
-    let query = [
-        ("appid", appid),
-        ("secret", secret.expose()),
-        ("js_code", code),
-        ("grant_type", "authorization_code"),
-    ];
-    client.call(line, Parcel { appid, query: &query, body: None }, read).await
-}
-
-fn read(answer: &Answer) -> Result<Code2Session, WechatError> {
+/// `SnapshotUser` for a user who is none, `Malformed` for what is shaped otherwise.
+pub(super) fn read(answer: &Answer) -> Result<Code2Session, WechatError> {
     let user = user::read(answer)?;
     let session_key = session_key(answer)?;
     Ok(Code2Session { user, session_key, answered: OnceCell::new() })

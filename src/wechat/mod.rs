@@ -29,7 +29,8 @@ pub use phone::Phone;
 pub use user::User;
 
 use access_token::{Held, Tokens};
-use client::{Client, Line};
+use answer::Answer;
+use client::{Client, Line, Parcel};
 use flight::Flights;
 
 use crate::clock::Clock;
@@ -149,9 +150,8 @@ impl Wechat {
     ) -> Result<Arc<Code2Session>, WechatError> {
         let (inner, app, shown) = self.admit(appid, code)?;
         let exchange = async move {
-            let secret = inner.apps.get(&app).ok_or(WechatError::UnknownApp)?;
-            let line = &inner.lines.jscode2session;
-            code2session::exchange(&inner.client, line, &app, secret, &shown).await
+            let (line, code) = (&inner.lines.jscode2session, ("js_code", shown.as_str()));
+            inner.exchange_code(line, &app, code, code2session::read).await
         };
         self.0.memory.logins.join(appid, code, self.0.replay_window, exchange).await
     }
@@ -194,9 +194,8 @@ impl Wechat {
     ) -> Result<Arc<User>, WechatError> {
         let (inner, app, shown) = self.admit(appid, code)?;
         let exchange = async move {
-            let secret = inner.apps.get(&app).ok_or(WechatError::UnknownApp)?;
-            let line = &inner.lines.oauth2_access_token;
-            oauth::exchange(&inner.client, line, &app, secret, &shown).await
+            let (line, code) = (&inner.lines.oauth2_access_token, ("code", shown.as_str()));
+            inner.exchange_code(line, &app, code, user::read).await
         };
         // No code holds a space, so that no two pairs look alike.
         let whose = format!("{state} {code}");
@@ -248,5 +247,28 @@ impl Wechat {
             return Err(WechatError::UnknownApp);
         }
         Ok((Arc::clone(&self.0), appid.to_owned(), code.to_owned()))
+    }
+}
+
+impl Inner {
+    /// Sends a login code, the parameter and its value, with the app's secret; once.
+    ///
+    /// # Errors
+    /// Those of the call, and what its errcode stands for.
+    async fn exchange_code<T>(
+        &self,
+        line: &Line,
+        appid: &str,
+        code: (&str, &str),
+        read: impl FnOnce(&Answer) -> Result<T, WechatError>,
+    ) -> Result<T, WechatError> {
+        let secret = self.apps.get(appid).ok_or(WechatError::UnknownApp)?;
+        let query = [
+            ("appid", appid),
+            ("secret", secret.expose()),
+            code,
+            ("grant_type", "authorization_code"),
+        ];
+        self.client.call(line, Parcel { appid, query: &query, body: None }, read).await
     }
 }

@@ -1,11 +1,6 @@
-//! Web login: the address of WeChat's page, and the exchange of the code it sends back.
+//! Web login: the address of WeChat's page, to which a browser is sent.
 
 use url::Url;
-
-use super::client::{Client, Line, Parcel};
-use super::errcode::WechatError;
-use super::user::{self, User};
-use crate::secret::Secret;
 
 /// Which page of WeChat a browser is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,26 +43,6 @@ pub fn login_page(
         .append_pair("state", state);
     url.set_fragment(Some("wechat_redirect"));
     url
-}
-
-/// Sends the code, once.
-///
-/// # Errors
-/// `SnapshotUser` for a user who is none; those of the call, and what its errcode stands for.
-pub(super) async fn exchange(
-    client: &Client,
-    line: &Line,
-    appid: &str,
-    secret: &Secret<String>,
-    code: &str,
-) -> Result<User, WechatError> {
-    let query = [
-        ("appid", appid),
-        ("secret", secret.expose()),
-        ("code", code),
-        ("grant_type", "authorization_code"),
-    ];
-    client.call(line, Parcel { appid, query: &query, body: None }, user::read).await
 }
 
 #[cfg(test)]

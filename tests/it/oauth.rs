@@ -294,6 +294,22 @@ fn nobody_is_sent_to_another_site() {
 }
 
 #[test]
+fn the_cookie_may_have_a_name_that_no_other_host_can_set() {
+    let name = "token_from = [\"authorization\", \"cookie:__Host-session\"]";
+    let site = Site::with().session(name).apps(&app(ACCOUNT, "official_account")).start();
+    site.wechat.answers(API, user("alice"));
+    let (state, cookie) = begin(&site, "");
+    let answer = callback(&site, &format!("?code=c1&state={state}"), &cookie);
+    let set = answer.values("Set-Cookie").join("\n");
+    // Browsers take it only so (RFC 6265bis section 4.1.3.2).
+    assert!(set.starts_with("__Host-session=") && set.contains("; Path=/; "), "{set}");
+    assert!(set.contains("; Secure") && !set.contains("Domain"), "{set}");
+    let session = set.split(';').next().unwrap();
+    assert_eq!(site.get("/api/me").header("Cookie", session).send().status, 200);
+    assert!(site.upstream.last().values("Cookie").is_empty());
+}
+
+#[test]
 fn what_is_said_of_the_site_and_the_app_is_not_believed() {
     let site = site();
     let answer = site
