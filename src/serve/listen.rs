@@ -31,31 +31,25 @@ pub(crate) struct Listeners {
 pub(crate) struct Accepting(Vec<(oneshot::Sender<()>, JoinHandle<()>)>);
 
 impl Listeners {
-    /// Binds every address, or none.
-    pub(crate) fn bind(config: &Config) -> Result<Self, ServeError> {
-        Self::bind_or_adopt(config, Vec::new())
-    }
-
     /// Takes those of `inherited` that the configuration names, the admin listener first, and
     /// binds what is missing. What it does not name is closed.
     pub(crate) fn bind_or_adopt(
         config: &Config,
         mut inherited: Vec<Named>,
     ) -> Result<Self, ServeError> {
-        let is_admin =
-            inherited.first().is_some_and(|socket| socket.written == config.admin.listen);
-        let admin = if is_admin { inherited.remove(0) } else { bind(config.admin.listen)? };
-        let mut take = |addresses: &[SocketAddr]| {
-            let sockets = addresses.iter().map(|address| {
-                match inherited.iter().position(|socket| socket.written == *address) {
-                    Some(at) => Ok(inherited.remove(at)),
-                    None => bind(*address),
-                }
-            });
-            sockets.collect::<Result<_, _>>()
+        let mut take = |address: SocketAddr| match inherited
+            .iter()
+            .position(|socket| socket.written == address)
+        {
+            Some(at) => Ok(inherited.remove(at)),
+            None => bind(address),
         };
-        let clients = take(&config.server.listen)?;
-        let redirects = take(&config.server.redirect_listen)?;
+        let admin = take(config.admin.listen)?;
+        let mut take_all = |addresses: &[SocketAddr]| {
+            addresses.iter().map(|address| take(*address)).collect::<Result<Vec<_>, _>>()
+        };
+        let clients = take_all(&config.server.listen)?;
+        let redirects = take_all(&config.server.redirect_listen)?;
         Ok(Self { clients, redirects, admin })
     }
 

@@ -7,6 +7,7 @@ mod handover;
 mod listen;
 mod reload;
 mod signals;
+mod systemd;
 mod tls;
 mod workers;
 
@@ -15,13 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use sd_notify::NotifyState;
 use tokio::sync::watch;
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, Loaded};
 use build::{Built, Lasting};
-use handover::Predecessor;
+use handover::{Named, Predecessor};
 use listen::Listeners;
 use reload::Reloader;
 use signals::{Signals, Told};
@@ -110,16 +110,18 @@ pub fn run(
     start: Start,
     ready: impl FnOnce(&Listening),
 ) -> Result<Ended, ServeError> {
+    let inherited = systemd::sockets()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ServeError::system("a runtime"))?;
-    runtime.block_on(control(source, start, ready))
+    runtime.block_on(control(source, start, inherited, ready))
 }
 
 async fn control(
     source: Source,
     start: Start,
+    inherited: Vec<Named>,
     ready: impl FnOnce(&Listening),
 ) -> Result<Ended, ServeError> {
     // Signals are taken before anything listens, so that none finds the process half made.
@@ -129,7 +131,7 @@ async fn control(
     let lasting = Lasting::build(&config)?;
     let built = Built::from(config, &lasting, None).await?;
     let config = Arc::clone(&built.rules.config);
-    let (listeners, predecessor) = listen(&config, &source.path, start).await?;
+    let (listeners, predecessor) = listen(&config, &source.path, start, inherited).await?;
     let (listening, spare) = (listeners.listening()?, listeners.spare()?);
     let (drain, draining) = watch::channel(false);
     let gateway = Arc::new(built.gateway(&lasting, draining.clone())?);
@@ -153,6 +155,8 @@ async fn control(
     if signals.obey(&mut reloader, &place, spare).await == Told::HandedOver {
         // Whoever asks now is answered by the new process.
         admin_task.abort();
+    } else {
+        systemd::stopping();
     }
     log::info!("draining: requests in flight are finished, for at most {grace:?}");
     drain.send_replace(true);
@@ -171,9 +175,13 @@ async fn listen(
     config: &Config,
     path: &Path,
     start: Start,
+    inherited: Vec<Named>,
 ) -> Result<(Listeners, Option<Predecessor>), ServeError> {
     match start {
-        Start::Fresh => Ok((Listeners::bind(config)?, None)),
+        Start::Fresh => {
+            systemd::check_named(&inherited, config)?;
+            Ok((Listeners::bind_or_adopt(config, inherited)?, None))
+        }
         Start::Upgrade => {
             let (sockets, predecessor) = async {
                 let place = handover::meeting_place(path)?;
@@ -195,9 +203,5 @@ fn report(listening: &Listening) {
         log::info!("redirecting to https on {address}");
     }
     log::info!("admin listening on {}", listening.admin);
-    // After an upgrade the service has a new main process.
-    let states = [NotifyState::MainPid(std::process::id()), NotifyState::Ready];
-    if let Err(error) = sd_notify::notify(false, &states) {
-        log::debug!("systemd was not told: {error}");
-    }
+    systemd::started();
 }

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use super::ServeError;
 use super::handover::{self, HandOverError, Named};
 use super::reload::Reloader;
+use super::systemd;
 
 /// The signals that are obeyed.
 pub(crate) struct Signals {
@@ -61,7 +62,11 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return Told::End,
                 _ = self.interrupt.recv() => return Told::End,
-                _ = self.hangup.recv() => reloader.reload().await,
+                _ = self.hangup.recv() => {
+                    systemd::reloading();
+                    reloader.reload().await;
+                    systemd::reloaded();
+                }
                 _ = self.quit.recv(), if handing_over.is_none() => {
                     match begin(configuration, &spare) {
                         Ok(begun) => handing_over = Some(begun),

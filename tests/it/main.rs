@@ -42,6 +42,7 @@ mod sessions_command;
 mod spoofing;
 mod store_file;
 mod streaming;
+mod systemd;
 mod tls;
 mod token_places;
 mod tokens;
