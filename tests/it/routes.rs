@@ -1,6 +1,9 @@
 //! Which route a request falls under.
 
+use crate::harness::http2::{Call, Http2};
+use crate::harness::tls::{Authority, NAME};
 use crate::harness::{Connection, Reply, Site, Upstream, eventually};
+use crate::tls;
 
 /// A route to a backend of its own, so that a test sees where a request went.
 fn route(backend: &str, lines: &str) -> String {
@@ -325,4 +328,44 @@ fn a_host_name_of_an_upstream_is_resolved() {
         assert_eq!(site.get("/open/x").send().status, 200);
     }
     assert_eq!(backend.requests().len(), 6);
+}
+
+#[test]
+fn the_same_route_is_chosen_over_http_2() {
+    let (deep, exact, rest) = (Upstream::start(), Upstream::start(), Upstream::start());
+    let named = [("deep", &deep), ("exact", &exact), ("rest", &rest)];
+    let mut upstreams = String::new();
+    for (name, backend) in named {
+        backend.answers_everything(Reply::ok(name));
+        let address = backend.address();
+        upstreams
+            .push_str(&format!("[[upstreams]]\nname = \"{name}\"\nservers = [\"{address}\"]\n"));
+    }
+    let routes = [
+        route("deep", "host = \"*.example.com\"\npath = \"/v1/\"\nstrip_prefix = \"/v1\""),
+        route("exact", &format!("host = \"{NAME}\"\npath = \"/v1/only\"\nmethods = [\"POST\"]")),
+        route("rest", "path = \"/\""),
+    ];
+    let unused = "[[routes]]\npath = \"/unused/\"\nupstream = \"php\"\nauth = \"public\"\n";
+    let authority = Authority::new();
+    let site = tls::with(&authority.issue()).more_upstreams(&upstreams);
+    let site = site.routes(&routes.concat()).more_routes(unused).start();
+    let http2 = Http2::open(site.gateway.address(), &authority.client(&["h2"]));
+    let ask = |method, target| {
+        let answer = http2.send(&Call { method, ..Call::get(target, &[]) }).unwrap();
+        (answer.status, answer.text())
+    };
+    let ok = |name: &str| (200, name.to_owned());
+    assert_eq!(ask("POST", "/v1/only"), ok("exact"));
+    assert_eq!(exact.last().target, "/v1/only");
+    // Its host has the path, and so no looser host is asked.
+    assert_eq!(ask("GET", "/v1/only").0, 405);
+    assert_eq!(ask("GET", "/v1/x/%6f?q=1"), ok("deep"));
+    assert_eq!(deep.last().target, "/x/o?q=1");
+    assert_eq!(ask("GET", "/v1/"), ok("deep"));
+    assert_eq!(deep.last().target, "/");
+    assert_eq!(ask("GET", "/v1").0, 308);
+    assert_eq!(ask("GET", "/v2"), ok("rest"));
+    assert_eq!(ask("GET", "/v1/../v2"), ok("rest"));
+    assert_eq!(rest.last().target, "/v2");
 }
