@@ -83,6 +83,15 @@ pub(super) struct Server {
     pub(super) header_timeout: Period,
     /// How long a connection may stand idle.
     pub(super) idle_timeout: Period,
+    /// Connections that may be open at once, 0 = unlimited. One more is closed at once, without an
+    /// answer.
+    pub(super) max_connections: usize,
+    /// Connections that may be open at once from one address, IPv6 by /64, 0 = unlimited. Those of
+    /// `trusted_proxies` are not counted.
+    pub(super) max_connections_per_address: usize,
+    /// What a client must send of a body for each second that it is waited for, after the first
+    /// ten, 0 = anything. Slower: 408, and the connection is closed.
+    pub(super) min_body_rate: Size,
     /// How long a drain may take before what is left is cut off.
     pub(super) shutdown_grace: Period,
     /// Whether plain requests take the fast lane. Off: every request takes the full one, with the
@@ -119,6 +128,9 @@ impl Default for Server {
             max_body_bytes: Size(100 << 20),
             header_timeout: Period(Duration::from_secs(10)),
             idle_timeout: Period(Duration::from_secs(75)),
+            max_connections: 16384,
+            max_connections_per_address: 1024,
+            min_body_rate: Size(256),
             shutdown_grace: Period(Duration::from_secs(30)),
             fast_lane: true,
             tls: None,

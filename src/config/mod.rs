@@ -12,6 +12,7 @@ mod problem;
 mod redact;
 mod routing;
 mod schema;
+mod server;
 mod source;
 mod value;
 
@@ -20,7 +21,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -34,6 +34,7 @@ pub use problem::Problems;
 pub use redact::{redacted, written};
 pub use routing::{Allow, Auth, Cors, HeaderChanges, HostPattern, Origin, Route};
 pub use schema::schema;
+pub use server::Server;
 
 use crate::secret::Secret;
 
@@ -60,40 +61,6 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Which request is forwarded where, and for whom; in the order written.
     pub routes: Vec<Route>,
-}
-
-/// `[server]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Server {
-    /// Addresses to listen on; never empty. Port 0 lets the system choose.
-    pub listen: Vec<SocketAddr>,
-    /// Plain listeners that send everybody to https.
-    pub redirect_listen: Vec<SocketAddr>,
-    /// The port of the https addresses that they send to.
-    pub redirect_port: u16,
-    /// Worker threads, at least 1.
-    pub threads: usize,
-    /// Peers whose X-Forwarded-* and X-Request-Id are believed.
-    #[serde(serialize_with = "redact::texts")]
-    pub trusted_proxies: Vec<IpNet>,
-    /// Largest header section in bytes, request line included.
-    pub max_header_bytes: usize,
-    /// Largest request body in bytes; `None`: unlimited.
-    pub max_body_bytes: Option<u64>,
-    /// From the first byte of a request head to its last.
-    #[serde(serialize_with = "redact::period")]
-    pub header_timeout: Duration,
-    /// How long a connection may stand idle, between requests or within a body.
-    #[serde(serialize_with = "redact::period")]
-    pub idle_timeout: Duration,
-    /// How long a drain may take.
-    #[serde(serialize_with = "redact::period")]
-    pub shutdown_grace: Duration,
-    /// Whether plain requests take the fast lane. Off: every request the full one, with the same
-    /// behaviour and more work.
-    pub fast_lane: bool,
-    /// The certificate that clients are shown; `None`: no TLS.
-    pub tls: Option<CertificateFiles>,
 }
 
 /// `[admin]`

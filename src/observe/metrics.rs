@@ -61,6 +61,10 @@ pub struct Metrics {
     pub config_reloads: IntCounterVec,
     /// 1 if the last reload was taken, else 0.
     pub config_last_reload_success: IntGauge,
+    /// Connections of clients that are open.
+    pub connections_open: IntGauge,
+    /// `limit`: total, address
+    pub connections_refused: IntCounterVec,
     /// When the certificate that clients are shown runs out, in seconds since 1970. Not reported
     /// without TLS.
     pub tls_certificate_expiry: IntGaugeVec,
@@ -78,8 +82,7 @@ impl Metrics {
     /// Only if two rows of the table have one name, which a test rules out.
     pub fn new() -> Result<Self, prometheus::Error> {
         let table = Table(Registry::new_custom(Some("wxgate".to_owned()), None)?);
-        let build_info = table.gauges("build_info", "Always 1.", &["version"])?;
-        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        table.build_info()?;
         let metrics = Self {
             http_requests: table.counters(
                 "http_requests_total",
@@ -161,6 +164,12 @@ impl Metrics {
             )?,
             config_last_reload_success: table
                 .gauge("config_last_reload_success", "1 if the last reload was taken, else 0.")?,
+            connections_open: table.gauge("connections_open", "Clients' open connections.")?,
+            connections_refused: table.counters(
+                "connections_refused_total",
+                "Connections closed at once: too many in all or from one address.",
+                &["limit"],
+            )?,
             tls_certificate_expiry: table.gauges(
                 "tls_certificate_expiry_seconds",
                 "When the certificate expires, in seconds since 1970.",
@@ -212,6 +221,12 @@ impl Table {
     fn add<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
+    }
+
+    fn build_info(&self) -> Result<(), prometheus::Error> {
+        let build_info = self.gauges("build_info", "Always 1.", &["version"])?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(())
     }
 
     fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
@@ -295,6 +310,8 @@ mod tests {
             upstream_retries,
             config_reloads,
             config_last_reload_success,
+            connections_open,
+            connections_refused,
             tls_certificate_expiry,
             access_log_dropped,
             wechat_access_token_timestamp,
@@ -318,6 +335,8 @@ mod tests {
             Box::new(upstream_retries),
             Box::new(config_reloads),
             Box::new(config_last_reload_success),
+            Box::new(connections_open),
+            Box::new(connections_refused),
             Box::new(tls_certificate_expiry),
             Box::new(access_log_dropped),
             Box::new(wechat_access_token_timestamp),

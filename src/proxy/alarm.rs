@@ -49,10 +49,15 @@ impl Patience {
         (self.limit, self.ends) = (limit, None);
     }
 
-    /// Ready once the limit has been waited for.
-    pub(crate) fn poll_over(&mut self, alarm: &mut Alarm, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready once the limit has been waited for, or at `deadline` if that is earlier.
+    pub(crate) fn poll_over(
+        &mut self,
+        alarm: &mut Alarm,
+        context: &mut Context<'_>,
+        deadline: Option<Instant>,
+    ) -> Poll<()> {
         let ends = *self.ends.get_or_insert_with(|| Instant::now() + self.limit);
-        alarm.poll(context, ends)
+        alarm.poll(context, deadline.map_or(ends, |deadline| deadline.min(ends)))
     }
 }
 
@@ -88,10 +93,10 @@ mod tests {
         let mut patience = Patience::of(millis(20));
         tokio::time::sleep(millis(30)).await;
         let begin = Instant::now();
-        poll_fn(|context| patience.poll_over(&mut alarm, context)).await;
+        poll_fn(|context| patience.poll_over(&mut alarm, context, None)).await;
         assert!(begin.elapsed() >= millis(20));
         patience.renew(millis(30));
-        poll_fn(|context| patience.poll_over(&mut alarm, context)).await;
+        poll_fn(|context| patience.poll_over(&mut alarm, context, None)).await;
         assert!(begin.elapsed() >= millis(50));
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
+use pingora::{Error, ErrorType, ImmutStr};
 
 use super::connection::Connection;
 use super::exchange::Exchange;
@@ -137,6 +138,19 @@ pub(crate) fn change(response: &mut ResponseHeader, changes: Changes<'_>) -> pin
         response.append_header(name.to_owned(), value.as_ref())?;
     }
     Ok(())
+}
+
+/// Whether an answer ends with its head (RFC 9112 section 6.3).
+pub(crate) fn has_no_body(response: &ResponseHeader, method: &http::Method) -> bool {
+    let length = response.headers.get(http::header::CONTENT_LENGTH);
+    method == http::Method::HEAD
+        || matches!(response.status.as_u16(), 204 | 304)
+        || length.is_some_and(|length| length.as_bytes() == b"0")
+}
+
+/// Ends a request whose answer is whole before it is.
+pub(crate) fn answered() -> Box<Error> {
+    Error::explain(ErrorType::ConnectionClosed, ImmutStr::from("answered already"))
 }
 
 /// Whether a header of an answer is about the upstream's connection (RFC 9110 section 7.6.1).

@@ -24,7 +24,9 @@ use tokio::time::Instant;
 
 use super::alarm::{Alarm, Patience};
 use super::chunked::ChunkedEnd;
+use super::pace::Pace;
 use super::socket::Socket;
+use super::upgrade::Cut;
 
 /// Most bytes that are read ahead of what the current request may have.
 const READ_AHEAD: usize = 16 * 1024;
@@ -44,6 +46,14 @@ pub(crate) enum Window {
     Open,
 }
 
+/// What a body is held to.
+struct Held {
+    /// How fast it must come.
+    pace: Pace,
+    /// It is read no further once its answer is whole.
+    cut: Cut,
+}
+
 /// A client's connection.
 pub(crate) struct Connection {
     socket: Socket,
@@ -53,6 +63,8 @@ pub(crate) struct Connection {
     /// Bytes that are to be written at the next flush.
     behind: BytesMut,
     window: Window,
+    /// What the body of the current request is held to, in the full lane.
+    held: Option<Box<Held>>,
     end_of_input: bool,
     alarm: Alarm,
     digest: Arc<SocketDigest>,
@@ -75,6 +87,7 @@ impl Connection {
             ahead: BytesMut::new(),
             behind: BytesMut::new(),
             window: Window::Bytes(0),
+            held: None,
             end_of_input: false,
             alarm: Alarm::default(),
             digest,
@@ -158,12 +171,28 @@ impl Connection {
         context: &mut Context<'_>,
         patience: &mut Patience,
     ) -> Poll<()> {
-        patience.poll_over(&mut self.alarm, context)
+        self.poll_over_by(context, patience, None)
+    }
+
+    /// As [`Connection::poll_over`], and no later than at `deadline`.
+    pub(crate) fn poll_over_by(
+        &mut self,
+        context: &mut Context<'_>,
+        patience: &mut Patience,
+        deadline: Option<Instant>,
+    ) -> Poll<()> {
+        patience.poll_over(&mut self.alarm, context, deadline)
     }
 
     /// Lets the next reader have a request that begins at the first byte of [`Connection::ahead`].
     pub(crate) fn open(&mut self, window: Window) {
         self.window = window;
+        self.held = None;
+    }
+
+    /// Its body must keep this pace, and is read no further once `cut` has its answer.
+    pub(crate) fn hold_to(&mut self, pace: Pace, cut: &Cut) {
+        self.held = Some(Box::new(Held { pace, cut: cut.clone() }));
     }
 
     /// Whether the last request was read to its end, so that the next one begins here.
@@ -263,6 +292,24 @@ impl Connection {
         }
     }
 
+    /// Waits for more of a body; an error of kind `TimedOut` where it comes too slowly.
+    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Poll::Ready(read) = self.poll_read_ahead(context) else {
+            let held = self.held.as_mut().filter(|_| self.window != Window::Open);
+            return match held.and_then(|held| held.pace.wait()) {
+                Some(deadline) => self
+                    .poll_deadline(context, deadline)
+                    .map(|()| Err(io::ErrorKind::TimedOut.into())),
+                None => Poll::Pending,
+            };
+        };
+        let read = read?;
+        if let Some(held) = &mut self.held {
+            held.pace.came(read as u64);
+        }
+        Poll::Ready(Ok(read))
+    }
+
     fn poll_flush_behind(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.behind.is_empty() {
             let written = ready!(Pin::new(&mut self.socket).poll_write(context, &self.behind))?;
@@ -299,7 +346,11 @@ impl AsyncRead for Connection {
                 }
                 continue;
             }
-            if this.ahead.is_empty() && ready!(this.poll_read_ahead(context))? == 0 {
+            if this.held.as_ref().is_some_and(|held| held.cut.is_answered()) {
+                ready!(this.poll_flush_behind(context))?;
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            if this.ahead.is_empty() && ready!(this.poll_body(context))? == 0 {
                 return Poll::Ready(Ok(()));
             }
             let granted = this.grant(buffer.remaining())?;

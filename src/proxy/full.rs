@@ -2,22 +2,24 @@
 //! decided; nothing is decided here but what can only be known once the upstream was asked.
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora::{Error, ErrorSource, ErrorType, ImmutStr, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result};
 
 use super::answering::{self, Changes};
 use super::attempt::Attempt;
 use super::bridge;
-use super::exchange::Exchange;
 use super::forward::{Fate, Forward};
+use super::pace::Pace;
+use super::passage::{Admitted, Passage, not_admitted};
 use super::reject;
-use super::upgrade::{self, Cut, Watching};
+use super::upgrade;
 use crate::endpoints::Refusal;
 use crate::observe::Attempted;
 use crate::upstream::PickKey;
@@ -25,83 +27,6 @@ use crate::upstream::PickKey;
 /// The full lane. It has no state of its own: all of it comes with the request.
 #[derive(Debug)]
 pub struct FullLane;
-
-/// An admitted request, handed to Pingora with the connection.
-#[derive(Debug)]
-pub(crate) struct Admitted {
-    /// What is to be forwarded.
-    pub(crate) forward: Box<Forward>,
-    /// Its account.
-    pub(crate) exchange: Exchange,
-    /// Closes its connection.
-    pub(crate) cut: Cut,
-}
-
-/// An admitted request within its own head, on its way to Pingora: an HTTP/2 stream has no other
-/// place for it. The head is cloned for each attempt, and so the request is taken out of it first.
-#[derive(Clone)]
-struct Within(Arc<Mutex<Option<Admitted>>>);
-
-impl Admitted {
-    /// Puts it into the head that Pingora will be given.
-    pub(crate) fn hand_over(self, head: &mut RequestHeader) {
-        head.extensions_mut().insert(Within(Arc::new(Mutex::new(Some(self)))));
-    }
-
-    fn taken_out_of(head: &mut RequestHeader) -> Option<Self> {
-        let Within(admitted) = head.extensions_mut().remove()?;
-        let mut admitted = admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        admitted.take()
-    }
-}
-
-/// What the phases of one request share.
-#[derive(Debug, Default)]
-pub struct Passage {
-    admitted: Option<Admitted>,
-    /// Servers that were tried, by position.
-    tried: Vec<usize>,
-    attempt: Option<Attempt>,
-    /// Why the gateway itself ends the request.
-    refusal: Option<Refusal>,
-    /// Whether it did; then the error that Pingora reports is ours.
-    refused: bool,
-    received: u64,
-    watching: Option<Watching>,
-}
-
-fn not_admitted() -> Box<Error> {
-    Error::explain(ErrorType::InternalError, ImmutStr::from("a request that was not admitted"))
-}
-
-impl Passage {
-    fn forward(&self) -> Result<&Forward> {
-        self.admitted.as_ref().map(|admitted| &*admitted.forward).ok_or_else(not_admitted)
-    }
-
-    /// From now on the end of the caller's session ends this request too.
-    fn stays_open(&mut self, status: u16) {
-        if let Some(admitted) = &mut self.admitted {
-            // Whoever is cut off had an answer.
-            admitted.exchange.status = status;
-            self.watching = admitted.cut.when_ended(&admitted.forward);
-        }
-    }
-
-    /// Counts how the attempt under way ended, once.
-    fn count_attempt(&mut self, how: Attempted) {
-        if let Some(attempt) = &mut self.attempt {
-            attempt.count(how);
-        }
-    }
-
-    /// Ends the request with a refusal of the gateway's own.
-    fn refuse(&mut self, refusal: Refusal) -> Box<Error> {
-        self.refusal = Some(refusal);
-        self.refused = true;
-        Error::explain(ErrorType::InternalError, ImmutStr::from("refused by the gateway"))
-    }
-}
 
 #[async_trait]
 impl ProxyHttp for FullLane {
@@ -121,11 +46,17 @@ impl ProxyHttp for FullLane {
     }
 
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
-        let request = session.req_header_mut();
         if passage.admitted.is_none() {
-            passage.admitted = Admitted::taken_out_of(request);
+            passage.admitted = Admitted::taken_out_of(session.req_header_mut());
         }
         let websocket = passage.forward()?.websocket;
+        // The connection of an HTTP/1 request sees to it itself.
+        if session.is_http2() {
+            let rate = passage.forward()?.rules.config.server.min_body_rate;
+            passage.pace = Pace::of(rate);
+            passage.pace.wait();
+        }
+        let request = session.req_header_mut();
         // What `Connection` names was read by `admit`; Pingora would refuse some of it. An
         // `Upgrade` to anything but WebSocket is a wish that need not be granted.
         request.remove_header(&http::header::CONNECTION);
@@ -222,7 +153,16 @@ impl ProxyHttp for FullLane {
         if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
-        passage.received += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        let came = body.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        passage.received += came;
+        passage.pace.came(came);
+        if passage.pace.is_too_slow() {
+            return Err(passage.refuse(Refusal::RequestTimeout));
+        }
+        passage.pace.wait();
+        if passage.is_answered() {
+            return Err(answering::answered());
+        }
         let forward = passage.forward()?;
         if forward.max_body_bytes.is_some_and(|most| passage.received > most) && !forward.websocket
         {
@@ -282,12 +222,31 @@ impl ProxyHttp for FullLane {
                 session.set_keepalive(None);
             }
         }
-        if forward.websocket {
-            // The client's bytes were let through to make way for a WebSocket that is not coming.
+        if forward.websocket || !session.is_body_done() {
+            // The client's bytes were let through to make way for a WebSocket that is not coming,
+            // or the client is still sending what nobody may want any more.
             session.set_keepalive(None);
         }
         passage.count_attempt(Attempted::Status(status));
+        if answering::has_no_body(response, &session.req_header().method) {
+            passage.answered(session, status);
+        }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        passage: &mut Passage,
+    ) -> Result<Option<Duration>> {
+        passage.sent += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        if end_of_stream && let Some(head) = session.response_written() {
+            let status = head.status.as_u16();
+            passage.answered(session, status);
+        }
+        Ok(None)
     }
 
     fn fail_to_connect(
@@ -315,6 +274,9 @@ impl ProxyHttp for FullLane {
         _client_reused: bool,
     ) -> Box<Error> {
         let timed_out = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+        if passage.waits_for_client(session, &error) {
+            return passage.refuse(Refusal::RequestTimeout);
+        }
         if error.esource() == &ErrorSource::Upstream {
             passage.count_attempt(if timed_out { Attempted::Timeout } else { Attempted::Reset });
         }
@@ -334,6 +296,11 @@ impl ProxyHttp for FullLane {
         error: &Error,
         passage: &mut Passage,
     ) -> FailToProxy {
+        if passage.is_answered() {
+            // The connection ends in good order, so that the answer arrives whatever the client
+            // goes on sending.
+            return FailToProxy { error_code: 0, can_reuse_downstream: true };
+        }
         let refusal = passage.refusal.take().or_else(|| reject::of_pingora(error));
         let written =
             session.response_written().is_some_and(|head| !head.status.is_informational());
@@ -351,7 +318,8 @@ impl ProxyHttp for FullLane {
         if let Err(error) = answering::write_to_session(session, answer).await {
             log::debug!("an answer could not be written: {}", error.etype().as_str());
         }
-        FailToProxy { error_code: status, can_reuse_downstream: false }
+        // Not to be used again, but to be ended in good order.
+        FailToProxy { error_code: status, can_reuse_downstream: true }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, passage: &mut Passage) {

@@ -18,9 +18,10 @@ use super::drain::Drain;
 use super::exchange::Exchange;
 use super::fast;
 use super::forward::Forward;
-use super::full::Admitted;
 use super::gateway::Gateway;
 use super::head::{NoHead, RequestHead, read_head, with_head};
+use super::pace::Pace;
+use super::passage::Admitted;
 use super::rules::Rules;
 use super::upgrade::Cut;
 use super::verify;
@@ -93,6 +94,7 @@ async fn one_request(
                 return Left::Closed;
             }
             connection.open(window);
+            connection.hold_to(Pace::of(rules.config.server.min_body_rate), &admitted.cut);
             full_lane(gateway, rules, connection, admitted).await
         }
         Ok(Plan::Answer(asked, window, exchange, decision)) => {

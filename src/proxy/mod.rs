@@ -27,6 +27,8 @@ mod head;
 mod http1;
 mod http2;
 mod http2_head;
+mod pace;
+mod passage;
 mod redirect;
 mod reject;
 mod rules;

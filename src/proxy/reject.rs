@@ -1,5 +1,7 @@
 //! Every failure of forwarding → what the client is told, and who is to blame.
 
+use std::io;
+
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::exchange::Exchange;
@@ -23,12 +25,18 @@ pub(crate) fn of_pingora(error: &Error) -> Option<Refusal> {
         {
             None
         }
-        // The body stopped coming.
-        ErrorSource::Downstream if late => Some(Refusal::RequestTimeout),
+        // The body stopped coming, or came too slowly.
+        ErrorSource::Downstream if late || is_too_slow(error) => Some(Refusal::RequestTimeout),
         ErrorSource::Downstream => Some(Refusal::Malformed("a body that is not framed as it says")),
         ErrorSource::Internal | ErrorSource::Unset if late => Some(Refusal::GatewayTimeout),
         ErrorSource::Internal | ErrorSource::Unset => Some(Refusal::Internal),
     }
+}
+
+/// Whether the client's connection itself gave the body up.
+fn is_too_slow(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }
 
 /// Writes the cause down, once, at the level of whoever is to blame. Only the kind of error is

@@ -1,7 +1,10 @@
-//! What stays open after its request: a WebSocket, an event stream. When the session behind it is
-//! ended, it is closed, within moments and whoever holds it.
+//! What ends a request from outside: a WebSocket or an event stream whose session is ended is
+//! closed, within moments and whoever holds it; an upload whose answer is whole already goes no
+//! further.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use pingora::http::ResponseHeader;
 use tokio::sync::Notify;
@@ -11,7 +14,13 @@ use super::forward::Forward;
 
 /// Closes a connection from outside the request that holds it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Cut(Arc<Notify>);
+pub(crate) struct Cut(Arc<Ending>);
+
+#[derive(Debug, Default)]
+struct Ending {
+    due: Notify,
+    answered: AtomicBool,
+}
 
 /// Watches for as long as the open request lives.
 #[derive(Debug)]
@@ -26,7 +35,27 @@ impl Drop for Watching {
 impl Cut {
     /// Until the connection is to be closed.
     pub(crate) async fn due(&self) {
-        self.0.notified().await;
+        self.0.due.notified().await;
+    }
+
+    /// The answer is whole before the request is: nobody wants the rest of the upload.
+    pub(crate) fn answered(&self) {
+        self.0.answered.store(true, Ordering::Release);
+    }
+
+    /// Whether the answer was whole before the request.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.0.answered.load(Ordering::Acquire)
+    }
+
+    /// Closes what is left after `patience`.
+    pub(crate) fn after(&self, patience: Duration) -> Watching {
+        let cut = Arc::clone(&self.0);
+        let waiting = tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            cut.due.notify_one();
+        });
+        Watching(waiting.abort_handle())
     }
 
     /// Watches the session of whoever opened `forward`, if anybody did; a token that merely
@@ -36,7 +65,7 @@ impl Cut {
         let cut = Arc::clone(&self.0);
         let watching = tokio::spawn(async move {
             watch.ended().await;
-            cut.notify_one();
+            cut.due.notify_one();
         });
         Some(Watching(watching.abort_handle()))
     }

@@ -105,8 +105,8 @@ fn quota(limit: RateLimit) -> Quota {
         .allow_burst(burst)
 }
 
-/// The network that counts as one caller.
-fn network(address: IpAddr) -> IpAddr {
+/// The network that counts as one caller: an IPv6 subscriber has a /64.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {

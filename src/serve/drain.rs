@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Ended;
-use super::workers::Workers;
+use super::crowd::Crowd;
 
 /// Waits until no connection is open, for at most `grace`.
-pub(crate) async fn wait(workers: &Workers, grace: Duration) -> Ended {
-    match tokio::time::timeout(grace, workers.idle()).await {
+pub(crate) async fn wait(crowd: &Crowd, grace: Duration) -> Ended {
+    match tokio::time::timeout(grace, crowd.empty()).await {
         Ok(()) => Ended::Drained,
         Err(_) => {
             log::warn!("the grace of {grace:?} ran out; requests are cut off");

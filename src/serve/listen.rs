@@ -2,6 +2,7 @@
 //! in turn.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -9,11 +10,12 @@ use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::crowd::Crowd;
 use super::handover::Named;
 use super::workers::{Accepted, Workers};
 use super::{Listening, ServeError};
 use crate::config::Config;
-use crate::proxy::Door;
+use crate::proxy::{Door, Gateway};
 
 /// Connections that the kernel keeps for us; the kernel's own limit (somaxconn) is above it.
 const BACKLOG: u32 = 4096;
@@ -80,7 +82,11 @@ impl Listeners {
     }
 
     /// Begins to accept.
-    pub(crate) fn accept(self, workers: &Workers) -> Result<Accepting, ServeError> {
+    pub(crate) fn accept(
+        self,
+        workers: &Workers,
+        gateway: &Arc<Gateway>,
+    ) -> Result<Accepting, ServeError> {
         let mut accepting = Accepting(Vec::new());
         let clients = self.clients.into_iter().map(|socket| (socket, Door::Clients));
         let redirects = self.redirects.into_iter().map(|socket| (socket, Door::Redirect));
@@ -88,7 +94,14 @@ impl Listeners {
             let listener = tokio::net::TcpListener::from_std(socket.listener)
                 .map_err(ServeError::system("a listener"))?;
             let (stop, stopped) = oneshot::channel();
-            let task = tokio::spawn(accept(listener, door, workers.queues(), stopped));
+            let entrance = Entrance {
+                listener,
+                door,
+                queues: workers.queues(),
+                crowd: Arc::clone(workers.crowd()),
+                gateway: Arc::clone(gateway),
+            };
+            let task = tokio::spawn(entrance.accept(stopped));
             accepting.0.push((stop, task));
         }
         Ok(accepting)
@@ -121,45 +134,60 @@ fn bind(address: SocketAddr) -> Result<Named, ServeError> {
     bind().map_err(|cause| ServeError::Listen { address, cause })
 }
 
-async fn accept(
+/// One socket that listens, and where the connections that come in over it go.
+struct Entrance {
     listener: tokio::net::TcpListener,
     door: Door,
     queues: Vec<mpsc::Sender<Accepted>>,
-    mut stopped: oneshot::Receiver<()>,
-) {
-    let mut turns = queues.iter().cycle();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = &mut stopped => break,
-        };
-        match accepted {
-            Ok(accepted) => hand_over(accepted, door, turns.next()).await,
-            Err(error) => {
-                // No file descriptors left, mostly: give those that are open a chance to end.
-                log::warn!("no connection could be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-    // Whoever connected in time is still served.
-    while let Some(Ok(accepted)) = listener.accept().now_or_never() {
-        hand_over(accepted, door, turns.next()).await;
-    }
+    crowd: Arc<Crowd>,
+    gateway: Arc<Gateway>,
 }
 
-async fn hand_over(
-    (socket, peer): (tokio::net::TcpStream, SocketAddr),
-    door: Door,
-    queue: Option<&mpsc::Sender<Accepted>>,
-) {
-    match (socket.into_std(), queue) {
-        (Ok(socket), Some(queue)) => {
-            if queue.send(Accepted { socket, peer, door }).await.is_err() {
-                log::error!("a worker has ended");
+impl Entrance {
+    async fn accept(self, mut stopped: oneshot::Receiver<()>) {
+        let mut turns = self.queues.iter().cycle();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                _ = &mut stopped => break,
+            };
+            match accepted {
+                Ok(accepted) => self.let_in(accepted, &mut turns).await,
+                Err(error) => {
+                    // No file descriptors left, mostly: give those that are open a chance to end.
+                    log::warn!("no connection could be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             }
         }
-        (Err(error), _) => log::warn!("a connection could not be taken: {error}"),
-        (Ok(_), None) => {}
+        // Whoever connected in time is still served.
+        while let Some(Ok(accepted)) = self.listener.accept().now_or_never() {
+            self.let_in(accepted, &mut turns).await;
+        }
+    }
+
+    async fn let_in(
+        &self,
+        (socket, peer): (tokio::net::TcpStream, SocketAddr),
+        turns: &mut impl Iterator<Item = &mpsc::Sender<Accepted>>,
+    ) {
+        let entered = {
+            let rules = self.gateway.rules.load();
+            self.crowd.enter(peer.ip(), &rules.config.server)
+        };
+        let place = match entered {
+            Ok(place) => place,
+            // The socket closes as it is dropped.
+            Err(full) => return self.crowd.refuse(peer.ip(), full),
+        };
+        match (socket.into_std(), turns.next()) {
+            (Ok(socket), Some(queue)) => {
+                if queue.send(Accepted { socket, peer, door: self.door, place }).await.is_err() {
+                    log::error!("a worker has ended");
+                }
+            }
+            (Err(error), _) => log::warn!("a connection could not be taken: {error}"),
+            (Ok(_), None) => {}
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The life of the process: build the rooms from a configuration, listen, reload, drain.
 
 mod build;
+mod crowd;
 mod drain;
 mod explain;
 mod handover;
@@ -128,6 +129,7 @@ async fn control(
     let mut signals = Signals::take()?;
     let config = source.loaded.config;
     let grace = config.server.shutdown_grace;
+    crowd::make_room(&config.server);
     let lasting = Lasting::build(&config)?;
     let built = Built::from(config, &lasting, None).await?;
     let config = Arc::clone(&built.rules.config);
@@ -144,7 +146,7 @@ async fn control(
         draining,
     });
     let admin_task = tokio::spawn(admin::serve(listeners.admin()?, Arc::clone(&admin)));
-    let accepting = listeners.accept(&workers)?;
+    let accepting = listeners.accept(&workers, &gateway)?;
     report(&listening);
     ready(&listening);
     if let Some(predecessor) = predecessor {
@@ -162,7 +164,7 @@ async fn control(
     drain.send_replace(true);
     accepting.stop().await;
     let ended = tokio::select! {
-        ended = drain::wait(&workers, grace) => ended,
+        ended = drain::wait(workers.crowd(), grace) => ended,
         () = signals.end() => Ended::CutOff,
     };
     admin_task.abort();

@@ -2,11 +2,11 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
+use super::crowd::{Crowd, Place};
 use super::{Ended, ServeError};
 use crate::proxy::{self, Door, Gateway};
 
@@ -22,6 +22,8 @@ pub(crate) struct Accepted {
     pub(crate) peer: SocketAddr,
     /// The listener that it came in by.
     pub(crate) door: Door,
+    /// Free again once the connection has ended.
+    pub(crate) place: Place,
 }
 
 /// The worker threads.
@@ -29,38 +31,13 @@ pub(crate) struct Accepted {
 pub(crate) struct Workers {
     queues: Vec<mpsc::Sender<Accepted>>,
     threads: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
-    open: Arc<Open>,
-}
-
-/// The connections that are open.
-#[derive(Debug, Default)]
-struct Open {
-    count: AtomicUsize,
-    closed: Notify,
-}
-
-/// Counts a connection while it lives, however it ends.
-struct Counted(Arc<Open>);
-
-impl Counted {
-    fn new(open: &Arc<Open>) -> Self {
-        open.count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(open))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.closed.notify_waiters();
-        }
-    }
+    crowd: Arc<Crowd>,
 }
 
 impl Workers {
     pub(crate) fn start(count: usize, gateway: &Arc<Gateway>) -> Result<Self, ServeError> {
-        let mut workers =
-            Self { queues: Vec::new(), threads: Vec::new(), open: Arc::new(Open::default()) };
+        let crowd = Crowd::new(&gateway.rules.load().metrics);
+        let mut workers = Self { queues: Vec::new(), threads: Vec::new(), crowd };
         for number in 0..count {
             let (queue, accepted) = mpsc::channel(QUEUE);
             let (stop, stopped) = oneshot::channel();
@@ -68,10 +45,10 @@ impl Workers {
                 .enable_all()
                 .build()
                 .map_err(ServeError::system("a runtime"))?;
-            let (gateway, open) = (Arc::clone(gateway), Arc::clone(&workers.open));
+            let gateway = Arc::clone(gateway);
             let thread = std::thread::Builder::new()
                 .name(format!("wxgate-{number}"))
-                .spawn(move || runtime.block_on(work(gateway, open, accepted, stopped)))
+                .spawn(move || runtime.block_on(work(gateway, accepted, stopped)))
                 .map_err(ServeError::system("a thread"))?;
             workers.queues.push(queue);
             workers.threads.push((stop, thread));
@@ -84,17 +61,9 @@ impl Workers {
         self.queues.clone()
     }
 
-    /// Until no connection is open.
-    pub(crate) async fn idle(&self) {
-        loop {
-            let closed = self.open.closed.notified();
-            tokio::pin!(closed);
-            closed.as_mut().enable();
-            if self.open.count.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            closed.await;
-        }
+    /// Who is let in.
+    pub(crate) fn crowd(&self) -> &Arc<Crowd> {
+        &self.crowd
     }
 
     /// Ends the threads. After a drain they have nothing left to do; else what is in flight is
@@ -113,22 +82,20 @@ impl Workers {
 
 async fn work(
     gateway: Arc<Gateway>,
-    open: Arc<Open>,
     mut accepted: mpsc::Receiver<Accepted>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     loop {
-        let Accepted { socket, peer, door } = tokio::select! {
+        let Accepted { socket, peer, door, place } = tokio::select! {
             Some(accepted) = accepted.recv() => accepted,
             _ = &mut stopped => return,
         };
         match tokio::net::TcpStream::from_std(socket) {
             Ok(socket) => {
-                let counted = Counted::new(&open);
                 let gateway = Arc::clone(&gateway);
                 tokio::spawn(async move {
                     proxy::serve(gateway, socket, peer, door).await;
-                    drop(counted);
+                    drop(place);
                 });
             }
             Err(error) => log::warn!("a connection could not be taken: {error}"),

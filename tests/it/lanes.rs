@@ -253,8 +253,7 @@ fn a_connection_that_said_too_much_serves_nobody_again() {
 
 #[test]
 fn an_early_answer_ends_both_connections() {
-    // The full lane waits for the rest of the body, at most `server.idle_timeout`.
-    let site = Site::with().server("threads = 1\nfast_lane = true").start();
+    let site = Site::with().server("threads = 1").start();
     site.upstream.answers("/open/early", Reply::ok("early").before_body());
     let mut connection = site.connect();
     connection.send(

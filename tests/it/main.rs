@@ -27,6 +27,7 @@ mod health;
 mod http2;
 mod lanes;
 mod life;
+mod limits;
 mod login;
 mod logs;
 mod nodes;

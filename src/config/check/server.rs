@@ -1,6 +1,7 @@
 //! Rules of `[server]`, `[admin]` and `[log]`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 
 use ipnet::IpNet;
 
@@ -46,6 +47,10 @@ pub(super) fn server(file: &file::Server, checker: &mut Checker<'_>) -> Server {
         max_body_bytes: Some(file.max_body_bytes.0).filter(|bytes| *bytes != 0),
         header_timeout: checker.timeout(&section.name("header_timeout"), file.header_timeout),
         idle_timeout: checker.timeout(&section.name("idle_timeout"), file.idle_timeout),
+        max_connections: Some(file.max_connections).filter(|most| *most != 0),
+        max_connections_per_address: Some(file.max_connections_per_address)
+            .filter(|most| *most != 0),
+        min_body_rate: NonZeroU64::new(file.min_body_rate.0),
         shutdown_grace: file.shutdown_grace.0,
         fast_lane: file.fast_lane,
         tls,

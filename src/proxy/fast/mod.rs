@@ -235,6 +235,7 @@ async fn try_server(
         read: timeouts.read,
         write: timeouts.write,
         idle: order.forward.rules.config.server.idle_timeout,
+        body_rate: order.forward.rules.config.server.min_body_rate,
     };
     let Order { forward, exchange, after, method, out, body_left } = order;
     let outgoing = Outgoing::new(out, *body_left);

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::num::NonZeroU64;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::answer::{Malformed, Scan};
 use super::spare;
 use crate::proxy::alarm::Patience;
 use crate::proxy::connection::Connection;
+use crate::proxy::pace::Pace;
 use crate::proxy::reject::Failure;
 
 /// What is read of an answer at once.
@@ -37,6 +39,8 @@ pub(super) struct Limits {
     pub(super) write: Duration,
     /// The client, with its body and with taking the answer.
     pub(super) idle: Duration,
+    /// Bytes of its body that the client must send for each second that it is waited for.
+    pub(super) body_rate: Option<NonZeroU64>,
 }
 
 /// Who is waited for.
@@ -90,6 +94,7 @@ pub(super) struct Relay<'a> {
     pub(super) told: bool,
     limits: Limits,
     patience: Patience,
+    pace: Pace,
     waits_for: Option<Party>,
 }
 
@@ -109,6 +114,7 @@ impl<'a> Relay<'a> {
             told: false,
             limits,
             patience: Patience::of(limits.write),
+            pace: Pace::of(limits.body_rate),
             waits_for: None,
         }
     }
@@ -133,6 +139,7 @@ impl<'a> Relay<'a> {
         poll_fn(|context| {
             if let Poll::Ready(read) = self.poll_server(context, most) {
                 self.waits_for = None;
+                self.pace.came(0);
                 return Poll::Ready(read.map_err(|_| Failure::UpstreamClosed));
             }
             self.poll_meanwhile(context).map(Err)
@@ -218,6 +225,7 @@ impl<'a> Relay<'a> {
         };
         let moved = before != (self.outgoing.sent, self.outgoing.body_left);
         if moved || self.waits_for != Some(party) {
+            self.pace.came(before.1 - self.outgoing.body_left);
             self.waits_for = Some(party);
             self.patience.renew(match party {
                 Party::ClientBody => self.limits.idle,
@@ -225,7 +233,11 @@ impl<'a> Relay<'a> {
                 Party::UpstreamAnswer => self.limits.read,
             });
         }
-        ready!(self.client.poll_over(context, &mut self.patience));
+        let pace = match party {
+            Party::ClientBody => self.pace.wait(),
+            Party::UpstreamTaking | Party::UpstreamAnswer => None,
+        };
+        ready!(self.client.poll_over_by(context, &mut self.patience, pace));
         Poll::Ready(match party {
             Party::ClientBody => Failure::ClientTimeout,
             Party::UpstreamTaking | Party::UpstreamAnswer => Failure::UpstreamTimeout,

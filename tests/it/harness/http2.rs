@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, Request};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -115,6 +116,30 @@ impl Http2 {
         self.runtime.block_on(async { timeout(DEADLINE, all).await }).expect("no answers in time")
     }
 
+    /// Sends a body that never ends, a piece at a time, until there is an answer.
+    pub(crate) fn drip(
+        &self,
+        target: &str,
+        piece: &[u8],
+        every: Duration,
+    ) -> Result<Answer, h2::Error> {
+        let dripping = async {
+            let mut sender = self.sender.clone().ready().await?;
+            let (response, mut body) =
+                sender.send_request(Call::post(target, &[], &[]).head(), false)?;
+            let mut answer = std::pin::pin!(read_answer(response));
+            loop {
+                // A gateway that has answered already may take no more.
+                drop(body.send_data(Bytes::copy_from_slice(piece), false));
+                if let Ok(answer) = timeout(every, &mut answer).await {
+                    return answer;
+                }
+            }
+        };
+        let limited = async { timeout(DEADLINE, dripping).await };
+        self.runtime.block_on(limited).expect("no answer in time")
+    }
+
     /// Waits for the connection's end.
     pub(crate) fn end(self) -> Result<(), h2::Error> {
         let Self { runtime, sender, driver } = self;
@@ -138,6 +163,10 @@ async fn exchange(sender: SendRequest<Bytes>, call: &Call<'_>) -> Result<Answer,
     if let Some(trailers) = &call.trailers {
         body.send_trailers(trailers.clone())?;
     }
+    read_answer(response).await
+}
+
+async fn read_answer(response: ResponseFuture) -> Result<Answer, h2::Error> {
     let (head, mut received) = response.await?.into_parts();
     let mut answer = Answer {
         status: head.status.as_u16(),

@@ -87,6 +87,7 @@ enum Step {
 pub(crate) struct Reply {
     steps: Vec<Step>,
     before_body: bool,
+    reads_when_released: bool,
 }
 
 impl Reply {
@@ -138,6 +139,12 @@ impl Reply {
 
     pub(crate) fn then_echo(self) -> Self {
         self.step(Step::Echo)
+    }
+
+    /// Reads the body only from [`Upstream::release`] on.
+    pub(crate) fn reads_when_released(mut self) -> Self {
+        self.reads_when_released = true;
+        self
     }
 
     /// Answers as soon as the head is there.
@@ -314,6 +321,9 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<End> {
             if expects {
                 writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
+            if reply.reads_when_released {
+                await_release(shared);
+            }
             let outcome = read_body(&mut reader, &mut recorded);
             recorded.complete = outcome.is_ok();
             // A test may have forgotten the requests meanwhile.
@@ -326,6 +336,12 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<End> {
             return Ok(end);
         }
     }
+}
+
+fn await_release(shared: &Shared) {
+    let released = shared.released.0.lock().unwrap();
+    let wait = shared.released.1.wait_timeout_while(released, DEADLINE, |open| !*open);
+    drop(wait.unwrap());
 }
 
 fn reply_for(shared: &Shared, path: &str) -> Reply {
@@ -352,11 +368,7 @@ fn play(
                     left -= now;
                 }
             }
-            Step::Await => {
-                let released = shared.released.0.lock().unwrap();
-                let wait = shared.released.1.wait_timeout_while(released, DEADLINE, |open| !*open);
-                drop(wait.unwrap());
-            }
+            Step::Await => await_release(shared),
             Step::Hang => {
                 std::io::copy(reader, &mut std::io::sink())?;
                 return Ok(Some(End::Orderly));
