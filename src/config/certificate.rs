@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
+use x509_parser::extensions::GeneralName;
 use zeroize::Zeroizing;
 
 /// No chain and no key is longer; what is longer is refused rather than read into memory.
@@ -21,6 +22,8 @@ pub struct Certificate {
     pub pair: Arc<CertifiedKey>,
     /// When the certificate itself (not one of its chain) runs out, in seconds since 1970.
     pub expires_at: i64,
+    /// The host names that it is for, lower case; `*.` stands for one label.
+    pub names: Vec<String>,
 }
 
 /// Which of the two files is meant.
@@ -71,9 +74,11 @@ impl CertificateError {
 /// [`CertificateError`], if one cannot be read or the two are no pair.
 pub fn load_certificate(cert: &Path, key: &Path) -> Result<Certificate, CertificateError> {
     let chain = load_chain(cert)?;
-    let expires_at = chain.first().and_then(expiry).ok_or(CertificateError::NoCertificate)?;
+    let leaf = chain.first().ok_or(CertificateError::NoCertificate)?;
+    let expires_at = expiry(leaf).ok_or(CertificateError::NoCertificate)?;
+    let names = names(leaf);
     match CertifiedKey::from_der(chain, load_key(key)?, &ring::default_provider()) {
-        Ok(pair) => Ok(Certificate { pair: Arc::new(pair), expires_at }),
+        Ok(pair) => Ok(Certificate { pair: Arc::new(pair), expires_at, names }),
         Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
             Err(CertificateError::Mismatch)
         }
@@ -110,6 +115,29 @@ pub fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertificateError>
 fn expiry(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (rest, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     rest.is_empty().then(|| certificate.validity().not_after.timestamp())
+}
+
+/// The DNS names of a certificate (RFC 6125 section 6.4); the common name has not counted for
+/// years.
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(alternatives)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        GeneralName::OtherName(..)
+        | GeneralName::RFC822Name(_)
+        | GeneralName::X400Address(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EDIPartyName(_)
+        | GeneralName::URI(_)
+        | GeneralName::IPAddress(_)
+        | GeneralName::RegisteredID(_) => None,
+    };
+    alternatives.value.general_names.iter().filter_map(name).collect()
 }
 
 fn read(path: &Path, file: CertificateFile) -> Result<Zeroizing<Vec<u8>>, CertificateError> {

@@ -23,9 +23,9 @@ pub(super) use routing::{
     Allow, HealthCheck, RateLimit, Route, Upstream, UpstreamServer, UpstreamTls,
 };
 
-use super::AccessFormat;
 use super::source::SecretSource;
 use super::value::{OneOrMore, Period, Size};
+use super::{AccessFormat, ClientAuth};
 
 /// The whole file.
 #[derive(Deserialize, Serialize, JsonSchema, Default)]
@@ -112,6 +112,31 @@ pub(super) struct ServerTls {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cert: Option<PathBuf>,
     /// PEM file of the private key: RSA, ECDSA or Ed25519.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<PathBuf>,
+    /// Further pairs, each for the host names that stand in its certificate, exactly or by `*.`;
+    /// every other name, and whoever asks for none, is shown `cert`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) certificates: Vec<ServerCertificate>,
+    /// PEM file of the authorities that clients' certificates must be signed by. Backends are not
+    /// told whose they are. Default: clients are not asked for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) client_ca: Option<PathBuf>,
+    /// Whether a client may come without a certificate of `client_ca`: `required` or `optional`.
+    /// Default: `required`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) client_auth: Option<ClientAuth>,
+}
+
+/// One of `certificates`.
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(inline, extend("required" = ["cert", "key"]))]
+pub(super) struct ServerCertificate {
+    /// PEM file of the certificate and its chain, the certificate itself first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cert: Option<PathBuf>,
+    /// PEM file of the private key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<PathBuf>,
 }

@@ -34,7 +34,7 @@ pub use problem::Problems;
 pub use redact::{redacted, written};
 pub use routing::{Allow, Auth, Cors, HeaderChanges, HostPattern, Origin, Route};
 pub use schema::schema;
-pub use server::Server;
+pub use server::{ClientAuth, ClientCertificates, Server, ServerTls};
 
 use crate::secret::Secret;
 

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::CertificateFiles;
 
@@ -45,6 +47,36 @@ pub struct Server {
     /// Whether plain requests take the fast lane. Off: every request the full one, with the same
     /// behaviour and more work.
     pub fast_lane: bool,
-    /// The certificate that clients are shown; `None`: no TLS.
-    pub tls: Option<CertificateFiles>,
+    /// TLS on every listener; `None`: plain HTTP.
+    pub tls: Option<ServerTls>,
+}
+
+/// `[server.tls]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerTls {
+    /// What clients are shown, by the name that they ask for; never empty. The first is for every
+    /// name that no other one is for.
+    pub certificates: Vec<CertificateFiles>,
+    /// Whom clients must be certified by; `None`: they show nothing.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// `client_ca` and `client_auth`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClientCertificates {
+    /// PEM file of the authorities that are believed.
+    pub ca: PathBuf,
+    /// Whether a client may come without.
+    pub auth: ClientAuth,
+}
+
+/// Whether a client may come without a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum ClientAuth {
+    /// It must show one, or the handshake fails.
+    Required,
+    /// It may; one that is shown must be good.
+    Optional,
 }

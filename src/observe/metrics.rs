@@ -65,7 +65,7 @@ pub struct Metrics {
     pub connections_open: IntGauge,
     /// `limit`: total, address
     pub connections_refused: IntCounterVec,
-    /// When the certificate that clients are shown runs out, in seconds since 1970. Not reported
+    /// `certificate` (its configured file): when it runs out, in seconds since 1970. Not reported
     /// without TLS.
     pub tls_certificate_expiry: IntGaugeVec,
     /// Access-log lines that were dropped: the queue was full or the disk refused.
@@ -173,7 +173,7 @@ impl Metrics {
             tls_certificate_expiry: table.gauges(
                 "tls_certificate_expiry_seconds",
                 "When the certificate expires, in seconds since 1970.",
-                &[],
+                &["certificate"],
             )?,
             access_log_dropped: table.counter(
                 "access_log_dropped_total",

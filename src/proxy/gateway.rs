@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use pingora::proxy::HttpProxy;
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -24,8 +25,8 @@ pub struct Gateway {
     pub rules: ArcSwap<Rules>,
     /// Carries out what is forwarded.
     pub full: Arc<HttpProxy<FullLane>>,
-    /// Makes TLS handshakes; `None`: the listener speaks plain HTTP.
-    pub tls: Option<TlsAcceptor>,
+    /// How TLS handshakes are made; `None`: the listener speaks plain HTTP.
+    pub tls: ArcSwapOption<ServerConfig>,
     /// Turns true when the process drains: then no connection waits for another request.
     pub draining: watch::Receiver<bool>,
 }
@@ -51,7 +52,8 @@ pub async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, d
         return redirect::serve(&gateway, Connection::new(Socket::Plain(socket), peer)).await;
     }
     let limit = gateway.rules.load().config.server.header_timeout;
-    let socket = match Socket::accept(socket, gateway.tls.as_ref(), limit).await {
+    let tls = gateway.tls.load_full().map(TlsAcceptor::from);
+    let socket = match Socket::accept(socket, tls.as_ref(), limit).await {
         Ok(socket) => socket,
         Err(error) => {
             // Scanners and clients that give up make many of these: nothing for an operator.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use tokio::sync::watch;
@@ -35,8 +35,8 @@ pub(crate) struct Lasting {
     pub(crate) clock: Clock,
     user_hash: UserHash,
     lists: Arc<Lists>,
-    /// The certificate that clients are shown; `None`: no TLS.
-    pub(crate) certificate: Option<Arc<Shown>>,
+    /// What clients are shown; `None`: no TLS.
+    pub(crate) certificates: Option<Arc<Shown>>,
 }
 
 /// The rooms of one configuration.
@@ -71,7 +71,7 @@ impl Lasting {
             Sessions::new(&config.session, &config.apps, clock.clone(), Arc::clone(&metrics))
                 .map_err(refused("sessions"))?;
         let tls = config.server.tls.as_ref();
-        let certificate = tls.map(|files| Shown::load(files, &metrics)).transpose()?;
+        let certificates = tls.map(|tls| Shown::load(tls, &metrics)).transpose()?;
         let key: [u8; 32] = rand::random();
         Ok(Self {
             metrics,
@@ -80,15 +80,15 @@ impl Lasting {
             clock,
             user_hash: UserHash::new(&key),
             lists: Arc::new(Lists::new()),
-            certificate,
+            certificates,
         })
     }
 
     /// Begins what goes on in the background for as long as the process lives.
     pub(crate) fn watch(&self) {
         tokio::spawn(Arc::clone(&self.lists).watch());
-        if let Some(certificate) = &self.certificate {
-            tokio::spawn(Arc::clone(certificate).watch());
+        if let Some(certificates) = &self.certificates {
+            tokio::spawn(Arc::clone(certificates).watch());
         }
         let sessions = Arc::clone(&self.sessions);
         tokio::spawn(async move { sessions.run().await });
@@ -172,10 +172,12 @@ impl Built {
         lasting: &Lasting,
         draining: watch::Receiver<bool>,
     ) -> Result<Gateway, ServeError> {
+        let tls = self.rules.config.server.tls.as_ref().zip(lasting.certificates.as_ref());
+        let tls = tls.map(|(tls, shown)| tls::accepting(tls, shown)).transpose();
         Ok(Gateway {
             rules: ArcSwap::from(Arc::clone(&self.rules)),
             full: Arc::new(full_lane(&self.rules.config)),
-            tls: lasting.certificate.as_ref().map(tls::acceptor).transpose()?,
+            tls: ArcSwapOption::from(tls.map_err(ServeError::Build)?),
             draining,
         })
     }

@@ -72,15 +72,21 @@ impl Reloader {
             .await
             .map_err(|error| error.to_string())?;
         let config = &built.rules.config;
-        let certificate = config.server.tls.as_ref().map(tls::read).transpose()?;
+        let tls = config.server.tls.as_ref().zip(self.lasting.certificates.as_ref());
+        let entries = tls.map(|(tls, _)| tls::read_all(tls)).transpose()?;
+        let accepting = tls.map(|(tls, shown)| tls::accepting(tls, shown)).transpose()?;
         // The last step that can fail, and it changes nothing if it does.
         self.lasting
             .sessions
             .reload(&config.session, &config.apps)
             .map_err(|error| error.to_string())?;
-        let files = config.server.tls.as_ref().zip(certificate.as_ref());
-        if let (Some(shown), Some((files, certificate))) = (&self.lasting.certificate, files) {
-            shown.show(files, certificate);
+        if let (Some(shown), Some(entries)) = (&self.lasting.certificates, entries) {
+            shown.show(entries);
+            // The tickets of the old one are no good then, which nobody notices but clients whose
+            // certificate is no longer believed.
+            if asks_for_certificates(&self.built.rules.config) || asks_for_certificates(config) {
+                self.gateway.tls.store(accepting);
+            }
         }
         self.gateway.rules.store(Arc::clone(&built.rules));
         self.admin.view.store(Arc::new(built.view()));
@@ -88,6 +94,11 @@ impl Reloader {
         log::set_max_level(level);
         Ok(())
     }
+}
+
+/// Whether clients are asked for certificates.
+fn asks_for_certificates(config: &Config) -> bool {
+    config.server.tls.as_ref().is_some_and(|tls| tls.clients.is_some())
 }
 
 /// A store as it may be shown: secrets do not compare, and need not for a hint.

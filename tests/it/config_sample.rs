@@ -41,10 +41,13 @@ fn the_sample_is_valid_with_every_comment_taken_off() {
     }
     std::fs::write(folder.path().join("k1.key"), "k1 of the tests, 0123456789 abcdefgh\n").unwrap();
     let (server, client) = (Authority::new(), Authority::new());
-    let (shown, own) = (server.issue(), client.issue());
+    let (shown, more, own) = (server.issue(), server.issue(), client.issue());
     for (name, text) in [
         ("fullchain.pem", &shown.cert),
         ("privkey.pem", &shown.key),
+        ("shop.pem", &more.cert),
+        ("shop.key", &more.key),
+        ("clients.pem", &client.pem()),
         ("ca.pem", &client.pem()),
         ("client.pem", &own.cert),
         ("client.key", &own.key),
@@ -55,7 +58,7 @@ fn the_sample_is_valid_with_every_comment_taken_off() {
     let path = folder.path().join("gateway.toml");
     let loaded = wxgate::config::parse(&path, &uncommented(), &environment).unwrap();
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    assert_eq!(loaded.files.len(), 10);
+    assert_eq!(loaded.files.len(), 13);
 }
 
 #[test]

@@ -341,7 +341,7 @@ fn a_redis_within_tls_is_trusted_if_its_authority_is() {
     let bundle = folder.path().join("authorities.pem");
     let authority = Authority::new();
     std::fs::write(&bundle, authority.pem()).unwrap();
-    let server = Redis::within_tls(&authority.issue_for("localhost"), &bundle);
+    let server = Redis::within_tls(&authority.issue_for(&["localhost"], 2099), &bundle);
     let settings = settings(&format!("rediss://localhost:{}", server.port));
     let trusting = settings.clone().environment("SSL_CERT_FILE", &bundle.display().to_string());
     let (one, other) = two(&trusting);

@@ -1,13 +1,18 @@
 //! TLS in front: what is spoken, and certificates that change while the gateway runs.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
 use crate::harness::client::Connection;
 use crate::harness::gateway::wxgate;
+use crate::harness::http2::{Call, Http2};
 use crate::harness::site::Settings;
-use crate::harness::tls::{Authority, NAME, Pair, Stream, connect, shown_at};
+use crate::harness::tls::{Authority, NAME, Pair, Stream, connect, connect_to, shown_at};
 use crate::harness::{Site, eventually, for_as_long_as, within};
 
 /// A site that speaks TLS with this certificate.
@@ -214,6 +219,135 @@ fn wrong_files_are_named_before_anything_starts() {
     let output = wxgate_check(directory.path());
     assert_eq!(output.0, Some(2), "{}", output.1);
     assert!(output.1.contains("server.tls.key: cannot be read: No such file"), "{}", output.1);
+}
+
+/// A site with a certificate of its own for `shop.example.com` and for all beside it.
+fn with_several(authority: &Authority, first: &Pair) -> (Settings, Pair, Pair) {
+    let exact = authority.issue_for(&["shop.example.com"], 2099);
+    let wide = authority.issue_for(&["*.shop.example.com", "*.example.com"], 2097);
+    let settings = Site::with()
+        .server(
+            "tls = { cert = \"cert.pem\", key = \"key.pem\", certificates = [\
+             { cert = \"exact.pem\", key = \"exact.key\" }, \
+             { cert = \"wide.pem\", key = \"wide.key\" }] }",
+        )
+        .file("cert.pem", &first.cert)
+        .file("key.pem", &first.key)
+        .file("exact.pem", &exact.cert)
+        .file("exact.key", &exact.key)
+        .file("wide.pem", &wide.cert)
+        .file("wide.key", &wide.key);
+    (settings, exact, wide)
+}
+
+/// The certificate that is shown to whoever asks for this host, whether it fits or not.
+fn shown_to(host: &str, address: SocketAddr) -> CertificateDer<'static> {
+    let output = std::process::Command::new("openssl")
+        .args(["s_client", "-connect", &address.to_string(), "-servername", host])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    CertificateDer::from_pem_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn each_name_is_shown_its_own_certificate_and_every_other_the_first() {
+    let authority = Authority::new();
+    let first = authority.issue();
+    let (settings, exact, wide) = with_several(&authority, &first);
+    let site = settings.start();
+    let address = site.gateway.address();
+    for (host, pair) in [
+        ("shop.example.com", &exact),
+        ("SHOP.example.com", &exact),
+        ("other.example.com", &wide),
+        ("a.shop.example.com", &wide),
+        (NAME, &first),
+        ("a.other.example.com", &first),
+        ("example.com", &first),
+        ("example.org", &first),
+    ] {
+        assert!(shown_to(host, address) == pair.der(), "{host}");
+    }
+    let client = authority.client(&[]);
+    for host in ["shop.example.com", "any.example.com", NAME] {
+        let stream = connect_to(host, address, &client).unwrap();
+        let answer = ask(stream, &format!("GET /open/x HTTP/1.1\r\nHost: {host}\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
+    }
+    let expiry = |file: &str| {
+        let path = site.gateway.file(file).display().to_string();
+        site.gateway.metric("wxgate_tls_certificate_expiry_seconds", &[("certificate", &path)])
+    };
+    assert_eq!(expiry("exact.pem"), 4_070_908_800.0);
+    assert_eq!(expiry("wide.pem"), 4_007_836_800.0);
+}
+
+#[test]
+fn one_of_several_certificates_changes_alone() {
+    let authority = Authority::new();
+    let first = authority.issue();
+    let (settings, exact, wide) = with_several(&authority, &first);
+    let mut site = settings.start();
+    let address = site.gateway.address();
+    let renewed = authority.issue_for(&["renewed.example.com"], 2099);
+    std::fs::write(site.gateway.file("exact.key"), "nothing").unwrap();
+    eventually("it is logged", || site.gateway.stderr().contains("holds no private key"));
+    assert!(shown_to("shop.example.com", address) == exact.der());
+    std::fs::write(site.gateway.file("wide.key"), &renewed.key).unwrap();
+    std::fs::write(site.gateway.file("wide.pem"), &renewed.cert).unwrap();
+    eventually("the renewed one is shown", || {
+        shown_to("renewed.example.com", address) == renewed.der()
+    });
+    assert!(shown_to("other.example.com", address) == first.der(), "{wide:?}", wide = wide.cert);
+    assert!(shown_to("shop.example.com", address) == exact.der());
+    let only_first = "tls = { cert = \"cert.pem\", key = \"key.pem\" }";
+    assert!(site.reload(|settings| settings.replace_server(only_first)));
+    assert!(shown_to("shop.example.com", address) == first.der());
+    let rows = site.admin("/metrics").send().text();
+    assert_eq!(rows.matches("\nwxgate_tls_certificate_expiry_seconds{").count(), 1, "{rows}");
+}
+
+#[test]
+fn only_clients_of_the_named_authority_come_in_and_with_optional_those_without_too() {
+    let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
+    let pair = authority.issue();
+    let tls = |auth: &str| {
+        format!(
+            "tls = {{ cert = \"cert.pem\", key = \"key.pem\", client_ca = \"clients.pem\"{auth} }}"
+        )
+    };
+    let mut site = Site::with()
+        .server(&tls(""))
+        .file("cert.pem", &pair.cert)
+        .file("key.pem", &pair.key)
+        .file("clients.pem", &clients.pem())
+        .start();
+    let address = site.gateway.address();
+    let comes_in = |own: Option<&Pair>| {
+        // Under TLS 1.3 a client hears of its refusal when it reads.
+        let stream = connect(address, &authority.client_with(&["http/1.1"], own));
+        let asked = stream.and_then(|mut stream| {
+            write!(stream, "{}Connection: close\r\n\r\n", get("/open/x"))?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)
+        });
+        asked.is_ok()
+    };
+    let (good, bad) = (clients.issue(), others.issue());
+    assert!(comes_in(Some(&good)));
+    assert!(!comes_in(Some(&bad)) && !comes_in(None));
+    let http2 = Http2::open(address, &authority.client_with(&["h2"], Some(&good)));
+    assert_eq!(http2.send(&Call::get("/open/x", &[])).unwrap().status, 200);
+    let seen = site.upstream.last().raw().to_lowercase();
+    assert!(!seen.contains("client-cert") && !seen.contains("ssl"), "{seen}");
+    assert!(site.reload(|settings| settings.replace_server(&tls(", client_auth = \"optional\""))));
+    assert!(comes_in(Some(&good)) && comes_in(None) && !comes_in(Some(&bad)));
+    // Another authority by a reload.
+    assert!(site.reload(|settings| {
+        settings.replace_server(&tls("")).file("clients.pem", &others.pem())
+    }));
+    assert!(!comes_in(Some(&good)) && comes_in(Some(&bad)));
 }
 
 /// Exit status and standard error of `wxgate check`.

@@ -1,27 +1,83 @@
 //! Rules of `[server.tls]` and of an upstream's `tls`.
 
+use std::path::{Path, PathBuf};
+
 use rustls::pki_types::ServerName;
 
 use super::super::certificate::{
     CertificateError, CertificateFile, CertificateFiles, load_certificate, load_chain,
 };
 use super::super::problem::{Key, quote};
-use super::super::{UpstreamTls, file};
+use super::super::{ClientAuth, ClientCertificates, ServerTls, UpstreamTls, file};
 use super::{Checker, RELATIVE};
 
 /// `[server.tls]`
-pub(super) fn server(
-    file: &file::ServerTls,
+pub(super) fn server(file: &file::ServerTls, checker: &mut Checker<'_>) -> Option<ServerTls> {
+    let section = Key::of("server").name("tls");
+    let first = shown(file.cert.as_deref(), file.key.as_deref(), &section, checker);
+    let list = section.name("certificates");
+    let further: Vec<_> = file
+        .certificates
+        .iter()
+        .enumerate()
+        .filter_map(|(index, one)| {
+            let section = list.item(index);
+            let files = shown(one.cert.as_deref(), one.key.as_deref(), &section, checker)?;
+            let nameless = load_certificate(&files.cert, &files.key)
+                .is_ok_and(|certificate| certificate.names.is_empty());
+            if nameless {
+                let what = "is for no host name, so nobody is ever shown it";
+                let hint = "write it as server.tls.cert, or leave it out";
+                checker.warn(&section.name("cert"), what, hint);
+            }
+            Some(files)
+        })
+        .collect();
+    let clients = clients(file, &section, checker);
+    let certificates = std::iter::once(first?).chain(further).collect();
+    Some(ServerTls { certificates, clients })
+}
+
+/// A pair that clients are shown.
+fn shown(
+    cert: Option<&Path>,
+    key: Option<&Path>,
+    section: &Key,
     checker: &mut Checker<'_>,
 ) -> Option<CertificateFiles> {
-    let section = Key::of("server").name("tls");
-    let cert =
-        checker.required(&section.name("cert"), file.cert.as_ref(), "cert = \"fullchain.pem\"");
-    let key = checker.required(&section.name("key"), file.key.as_ref(), "key = \"privkey.pem\"");
+    let cert = checker.required(&section.name("cert"), cert, "cert = \"fullchain.pem\"");
+    let key = checker.required(&section.name("key"), key, "key = \"privkey.pem\"");
     let files =
         CertificateFiles { cert: checker.folder.join(cert?), key: checker.folder.join(key?) };
-    pair(&files, &section, checker);
+    pair(&files, section, checker);
     Some(files)
+}
+
+/// `client_ca` and `client_auth`
+fn clients(
+    file: &file::ServerTls,
+    section: &Key,
+    checker: &mut Checker<'_>,
+) -> Option<ClientCertificates> {
+    let Some(ca) = &file.client_ca else {
+        if file.client_auth.is_some() {
+            let hint = "add client_ca = \"clients.pem\"";
+            checker.wrong(&section.name("client_auth"), "has no client_ca", hint);
+        }
+        return None;
+    };
+    let ca = authorities(ca, &section.name("client_ca"), checker);
+    Some(ClientCertificates { ca, auth: file.client_auth.unwrap_or(ClientAuth::Required) })
+}
+
+/// A PEM file of authorities that must be there.
+fn authorities(written: &Path, key: &Key, checker: &mut Checker<'_>) -> PathBuf {
+    let path = checker.folder.join(written);
+    match load_chain(&path) {
+        Ok(_) => checker.files.push(path.clone()),
+        Err(error) => checker.wrong(key, error.to_string(), RELATIVE),
+    }
+    path
 }
 
 /// `tls` of an upstream
@@ -43,13 +99,7 @@ pub(super) fn upstream(
             checker.warn(&section.name("ca"), "is not asked: verify is false", "leave one out");
         }
     }
-    let ca = file.ca.map(|ca| checker.folder.join(ca));
-    if let Some(ca) = &ca {
-        match load_chain(ca) {
-            Ok(_) => checker.files.push(ca.clone()),
-            Err(error) => checker.wrong(&section.name("ca"), error.to_string(), RELATIVE),
-        }
-    }
+    let ca = file.ca.map(|ca| authorities(&ca, &section.name("ca"), checker));
     let client = match (file.cert, file.key) {
         (Some(cert), Some(key)) => {
             let files =

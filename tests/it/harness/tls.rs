@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::DEADLINE;
@@ -57,16 +57,13 @@ impl Authority {
 
     /// A certificate that expires with the beginning of this year.
     pub(crate) fn issue_until(&self, year: i32) -> Pair {
-        self.issue_of(NAME, year)
+        self.issue_for(&[NAME], year)
     }
 
-    /// A certificate of another name.
-    pub(crate) fn issue_for(&self, name: &str) -> Pair {
-        self.issue_of(name, 2099)
-    }
-
-    fn issue_of(&self, name: &str, year: i32) -> Pair {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    /// A certificate of these host names.
+    pub(crate) fn issue_for(&self, names: &[&str], year: i32) -> Pair {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();
@@ -76,13 +73,24 @@ impl Authority {
 
     /// What a client needs that trusts only this authority.
     pub(crate) fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
+        self.client_with(protocols, None)
+    }
+
+    /// As [`Authority::client`], and shows this certificate where it is asked for one.
+    pub(crate) fn client_with(&self, protocols: &[&str], own: Option<&Pair>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some(own) => {
+                let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(vec![own.der()], key).unwrap()
+            }
+        };
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
@@ -93,10 +101,19 @@ pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// Connects and makes the handshake.
 pub(crate) fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<Stream> {
+    connect_to(NAME, address, config)
+}
+
+/// As [`connect`], to this host.
+pub(crate) fn connect_to(
+    host: &str,
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<Stream> {
     let mut socket = TcpStream::connect_timeout(&address, DEADLINE)?;
     socket.set_read_timeout(Some(DEADLINE))?;
     socket.set_write_timeout(Some(DEADLINE))?;
-    let name = ServerName::try_from(NAME).unwrap();
+    let name = ServerName::try_from(host.to_owned()).unwrap();
     let mut session = ClientConnection::new(Arc::clone(config), name).unwrap();
     while session.is_handshaking() {
         session.complete_io(&mut socket)?;
