@@ -376,6 +376,8 @@ pub struct UpstreamTls {
     pub client: Option<CertificateFiles>,
     /// Whether the server's certificate is checked.
     pub verify: bool,
+    /// Whether HTTP/2 is spoken to servers that offer it.
+    pub http2: bool,
 }
 
 /// One server of an upstream.

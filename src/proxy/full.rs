@@ -22,7 +22,7 @@ use super::reject;
 use super::upgrade;
 use crate::endpoints::Refusal;
 use crate::observe::Attempted;
-use crate::upstream::PickKey;
+use crate::upstream::{PickKey, Spoken};
 
 /// The full lane. It has no state of its own: all of it comes with the request.
 #[derive(Debug)]
@@ -82,7 +82,9 @@ impl ProxyHttp for FullLane {
         let Ok(picked) = upstream.pick(key, &passage.tried) else {
             return Err(passage.refuse(Refusal::UpstreamUnavailable));
         };
-        let mut peer = upstream.peer(picked.server.name(), picked.address);
+        // A WebSocket takes a connection for itself.
+        let spoken = if forward.websocket { Spoken::Http1 } else { Spoken::Best };
+        let mut peer = upstream.peer(picked.server.name(), picked.address, spoken);
         let options = &mut peer.options;
         let timeouts = forward.timeouts(&upstream.config);
         options.connection_timeout = Some(timeouts.connect);
@@ -246,6 +248,17 @@ impl ProxyHttp for FullLane {
             let status = head.status.as_u16();
             passage.answered(session, status);
         }
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut http::HeaderMap,
+        _passage: &mut Passage,
+    ) -> Result<Option<Bytes>> {
+        // HTTP/1 has them dropped already.
+        trailers.clear();
         Ok(None)
     }
 

@@ -8,7 +8,7 @@ use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Upstream, Upstreams};
+use super::{Spoken, Upstream, Upstreams};
 use crate::config::HealthCheck;
 
 /// Why an address is not well.
@@ -72,7 +72,7 @@ async fn ask(
 ) -> Result<(), Ill> {
     let broken = |error: Box<pingora::Error>| Ill::Broken(error.etype().as_str());
     let asking = async {
-        let peer = upstream.peer(server, address);
+        let peer = upstream.peer(server, address, Spoken::Http1);
         let mut request =
             RequestHeader::build("GET", check.path.as_bytes(), None).map_err(broken)?;
         request.insert_header("Host", server).map_err(broken)?;

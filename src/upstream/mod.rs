@@ -15,8 +15,8 @@ use pingora::upstreams::peer::HttpPeer;
 use resolve::{Name, Resolver};
 pub use server::Server;
 use server::{Millis, Taken};
-pub use tls::BadFile;
 use tls::Tls;
+pub use tls::{BadFile, Spoken};
 
 use crate::config;
 use crate::observe::Metrics;
@@ -144,10 +144,10 @@ impl Upstream {
 
     /// How Pingora connects to `address` of a server of this upstream; without its time-outs of a
     /// request.
-    pub fn peer(&self, server: &str, address: SocketAddr) -> HttpPeer {
+    pub fn peer(&self, server: &str, address: SocketAddr, spoken: Spoken) -> HttpPeer {
         let mut peer = match &self.tls {
             None => HttpPeer::new(address, false, String::new()),
-            Some(tls) => tls.peer(server, address),
+            Some(tls) => tls.peer(server, address, spoken),
         };
         peer.options.connection_timeout = Some(self.config.connect_timeout);
         peer.options.total_connection_timeout = Some(self.config.connect_timeout);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pingora::protocols::tls::CaType;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{ALPN, HttpPeer};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 
 use crate::config::{self, CertificateError, load_chain, load_key};
@@ -21,10 +21,25 @@ pub struct BadFile {
     cause: CertificateError,
 }
 
+/// Streams of one HTTP/2 connection that are open at once.
+const STREAMS: usize = 32;
+/// What a server may send ahead of a slow client.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// What is spoken within TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    /// HTTP/1.1, whatever else the server offers.
+    Http1,
+    /// HTTP/2 where the upstream is configured for it and the server offers it.
+    Best,
+}
+
 /// TLS as one upstream speaks it. Read once, with the configuration.
 pub(super) struct Tls {
     sni: Option<String>,
     verify: bool,
+    http2: bool,
     ca: Option<Arc<CaType>>,
     client: Option<Arc<CertKey>>,
     /// Tells kept connections apart: one that was made to another authority's servers, or with
@@ -68,11 +83,12 @@ impl Tls {
             ca.into_iter().map(|certificate| WrappedX509::new(certificate, parse_x509)).collect()
         };
         let group = hasher.finish();
-        Ok(Self { sni: tls.sni.clone(), verify: tls.verify, ca: ca.map(wrap), client, group })
+        let (sni, verify, http2) = (tls.sni.clone(), tls.verify, tls.http2);
+        Ok(Self { sni, verify, http2, ca: ca.map(wrap), client, group })
     }
 
     /// How Pingora connects to `address` of the server that the operator wrote as `server`.
-    pub(super) fn peer(&self, server: &str, address: SocketAddr) -> HttpPeer {
+    pub(super) fn peer(&self, server: &str, address: SocketAddr, spoken: Spoken) -> HttpPeer {
         // Pingora checks no certificate where there is no name, so there always is one.
         let name = self.sni.as_deref().unwrap_or_else(|| host(server));
         let mut peer = HttpPeer::new(address, true, name.to_owned());
@@ -81,6 +97,13 @@ impl Tls {
         peer.options.verify_cert = self.verify;
         peer.options.verify_hostname = self.verify;
         peer.options.ca.clone_from(&self.ca);
+        if self.http2 && spoken == Spoken::Best {
+            peer.options.alpn = ALPN::H2H1;
+            peer.options.max_h2_streams = STREAMS;
+            peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
+            // As much as all streams together: a client that does not read holds up no other.
+            peer.options.h2_connection_window_size = Some(STREAM_WINDOW * 32);
+        }
         peer
     }
 }

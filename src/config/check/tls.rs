@@ -117,7 +117,7 @@ pub(super) fn upstream(
         }
         (None, None) => None,
     };
-    UpstreamTls { sni: file.sni, ca, client, verify: file.verify }
+    UpstreamTls { sni: file.sni, ca, client, verify: file.verify, http2: file.http2 }
 }
 
 /// A certificate and key that must be there and belong together, under `cert` and `key` of

@@ -95,11 +95,14 @@ pub(crate) struct UpstreamTls {
     /// Whether the certificate is checked. `false` lets anybody between read and change
     /// everything: a warning.
     pub(crate) verify: bool,
+    /// Whether HTTP/2 is spoken to servers that offer it. WebSockets and health checks stay with
+    /// HTTP/1.1.
+    pub(crate) http2: bool,
 }
 
 impl Default for UpstreamTls {
     fn default() -> Self {
-        Self { sni: None, ca: None, cert: None, key: None, verify: true }
+        Self { sni: None, ca: None, cert: None, key: None, verify: true, http2: false }
     }
 }
 

@@ -2,6 +2,7 @@
 //! that sends and reads raw bytes.
 
 pub(crate) mod client;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;
 pub(crate) mod redis;
