@@ -80,6 +80,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Only if two rows of the table have one name, which a test rules out.
+    #[expect(clippy::too_many_lines, reason = "a table: one row for each metric")]
     pub fn new() -> Result<Self, prometheus::Error> {
         let table = Table(Registry::new_custom(Some("wxgate".to_owned()), None)?);
         table.build_info()?;
