@@ -25,10 +25,11 @@ use crate::wechat::{WebPage, is_code, login_page};
 const VISIT_COOKIE: &str = "wxgate_login_";
 /// Logins that a browser may have under way. More cookies of up to 4 KiB each could make its
 /// requests longer than is taken, and a page can begin logins without end.
-const MOST_VISITS: usize = 4;
+const MOST_VISITS: usize = 6;
 /// What WeChat's page for websites sends as code of a user who refuses.
 const DECLINED: &str = "authdeny";
-/// Longest `return_to`, in bytes.
+/// Longest `return_to`, in bytes as a browser writes it: it goes along, sealed and in base64, in a
+/// cookie, of which browsers take 4 KiB.
 const LONGEST_RETURN: usize = 2048;
 
 /// The apps whose users log in with a browser.
@@ -199,6 +200,8 @@ fn same_site(written: &str) -> Result<String, InputError> {
             let url = base.join(written).map_err(|_| InputError::ForeignReturn)?;
             let here = url.as_str().strip_prefix("https://site.invalid");
             let here = here.filter(|rest| rest.starts_with('/') && !rest.starts_with("//"));
+            // Some letters are longer as a browser writes them.
+            let here = here.filter(|rest| rest.len() <= LONGEST_RETURN);
             return here.map(str::to_owned).ok_or(InputError::ForeignReturn);
         }
         decoded = Cow::Owned(next);
@@ -217,6 +220,7 @@ mod tests {
             assert_eq!(same_site(good).as_deref(), Ok(good));
         }
         assert_eq!(same_site("/页").as_deref(), Ok("/%E9%A1%B5"));
+        assert!(same_site(&format!("/{}", "页".repeat(200))).is_ok());
         for evil in [
             "",
             "a",
@@ -242,6 +246,8 @@ mod tests {
             "/%00",
             "/%FF",
             "/%25252525252525252F",
+            &format!("/{}", "页".repeat(300)),
+            &format!("/{}", "a".repeat(2048)),
         ] {
             assert_eq!(same_site(evil), Err(InputError::ForeignReturn), "{evil:?}");
         }

@@ -217,7 +217,7 @@ fn logins_that_nobody_completes_do_not_pile_up_in_the_browser() {
     let site = site();
     let long = format!("?return_to=/{}", "a".repeat(2000));
     let mut kept: Vec<String> = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..10 {
         let request = site.get(&format!("/wx/oauth/login{long}")).host("shop.test");
         let answer = request.header("Cookie", &kept.join("; ")).send();
         assert_eq!(answer.status, 302, "{}", answer.text());
@@ -232,9 +232,9 @@ fn logins_that_nobody_completes_do_not_pile_up_in_the_browser() {
                 kept.push(pair.to_owned());
             }
         }
-        assert!(kept.len() <= 4, "{}", kept.len());
+        assert!(kept.len() <= 6, "{}", kept.len());
     }
-    let (name, _) = kept[3].split_once('=').unwrap();
+    let (name, _) = kept[5].split_once('=').unwrap();
     let query = format!("?code=c1&state={}", name.trim_start_matches("wxgate_login_"));
     assert_eq!(callback(&site, &query, &kept.join("; ")).status, 302);
 }
