@@ -85,6 +85,15 @@ impl Manager {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// Nothing was told that was not read.
+    #[track_caller]
+    fn assert_nothing_told(&self) {
+        self.notify.set_nonblocking(true).unwrap();
+        let told = self.notify.recv(&mut [0; 4096]);
+        assert!(told.is_err(), "systemd was told something");
+        self.notify.set_nonblocking(false).unwrap();
+    }
+
     #[track_caller]
     fn await_ready(&self, service: &Service) {
         let told = self.told();
@@ -154,10 +163,11 @@ fn after_an_upgrade_the_new_process_is_the_service_and_the_old_one_does_not_end_
     };
     manager.await_ready(&new);
     assert_eq!(old.end(), Some(0));
+    manager.assert_nothing_told();
     let answer = Request::new(manager.address(), "GET", "/open/x").send();
     assert_eq!(answer.text(), "hello");
     new.signal(Signal::TERM);
-    assert_eq!(manager.told(), ["STOPPING=1"], "and nothing before it");
+    assert_eq!(manager.told(), ["STOPPING=1"]);
     assert_eq!(new.end(), Some(0));
 }
 
