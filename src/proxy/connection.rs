@@ -227,6 +227,18 @@ impl Connection {
         }
     }
 
+    /// Says that nothing more will come, where the client cannot tell that from an attack: the end
+    /// of TLS (RFC 8446 section 6.1). A client that does not take it is not waited for.
+    pub(crate) async fn say_goodbye(&mut self) {
+        if self.scheme() == "https" {
+            let saying = AsyncWriteExt::shutdown(&mut self.socket);
+            match tokio::time::timeout(Duration::from_secs(1), saying).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(error)) => log::debug!("connection ended: {error}"),
+            }
+        }
+    }
+
     /// Ends the connection so that the client still gets what was written: a close with unread
     /// input would make the kernel send a reset, which can overtake the answer.
     pub(crate) async fn linger(&mut self) {

@@ -74,7 +74,10 @@ async fn one_request(
             });
             (plan, length)
         }
-        Err(NoHead::Closed) => return Left::Closed,
+        Err(NoHead::Closed) => {
+            connection.say_goodbye().await;
+            return Left::Closed;
+        }
         Err(NoHead::Refused(refusal)) => (Err(refusal), 0),
     };
     match plan {

@@ -248,6 +248,47 @@ fn a_drain_says_goaway_and_finishes_what_is_in_flight() {
 }
 
 #[test]
+fn a_kicked_sessions_event_stream_is_closed_within_two_seconds() {
+    let (site, http2) = start();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: first\n\n";
+    site.upstream.answers("/api/events", Reply::raw(head).then_hang());
+    let token = log_in(&site, &http2, "alice");
+    let sender = http2.sender.clone();
+    let bearer = format!("Bearer {token}");
+    let mut body = http2.runtime.block_on(async {
+        let request = http::Request::builder()
+            .uri(format!("https://{NAME}/api/events"))
+            .header("authorization", &bearer);
+        let mut sender = sender.ready().await.unwrap();
+        let (answer, _) = sender.send_request(request.body(()).unwrap(), true).unwrap();
+        answer.await.unwrap().into_body()
+    });
+    let first = http2.runtime.block_on(body.data()).unwrap().unwrap();
+    assert_eq!(&first[..], b"data: first\n\n");
+    let logout = http2.send(&Call::post("/wx/logout", &[("authorization", &bearer)], &[]));
+    assert_eq!(logout.unwrap().status, 204);
+    let end = http2
+        .runtime
+        .block_on(async { tokio::time::timeout(Duration::from_millis(2_500), body.data()).await });
+    assert!(end.expect("still open").is_none_or(|next| next.is_err()));
+    eventually("the backend's connection is closed", || site.upstream.open_connections() == 0);
+    assert_eq!(http2.send(&Call::get("/open/x", &[])).unwrap().status, 200, "others go on");
+}
+
+#[test]
+fn an_answer_before_the_end_of_an_upload_is_delivered() {
+    let (site, http2) = start_with(|settings| settings.server("idle_timeout = \"2s\""));
+    site.upstream.answers("/open/early", Reply::ok("early").before_body());
+    let answer = http2.drip("/open/early", b"x", Duration::from_millis(100)).unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "early"));
+    // A client that goes on and one that stands still: neither holds the backend.
+    let answer = http2.drip("/open/early", b"x", Duration::from_secs(60)).unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "early"));
+    eventually("the backend's connections are closed", || site.upstream.open_connections() == 0);
+    assert_eq!(http2.send(&Call::get("/open/x", &[])).unwrap().status, 200);
+}
+
+#[test]
 fn an_idle_connection_is_closed_after_the_idle_timeout() {
     let (_site, http2) = start_with(|settings| settings.server("idle_timeout = \"1s\""));
     assert_eq!(http2.send(&Call::get("/open/x", &[])).unwrap().status, 200);

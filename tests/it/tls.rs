@@ -13,7 +13,7 @@ use crate::harness::gateway::wxgate;
 use crate::harness::http2::{Call, Http2};
 use crate::harness::site::Settings;
 use crate::harness::tls::{Authority, NAME, Pair, Stream, connect, connect_to, shown_at};
-use crate::harness::{Site, eventually, for_as_long_as, within};
+use crate::harness::{Reply, Site, eventually, for_as_long_as, within};
 
 /// A site that speaks TLS with this certificate.
 pub(crate) fn with(pair: &Pair) -> Settings {
@@ -219,6 +219,36 @@ fn wrong_files_are_named_before_anything_starts() {
     let output = wxgate_check(directory.path());
     assert_eq!(output.0, Some(2), "{}", output.1);
     assert!(output.1.contains("server.tls.key: cannot be read: No such file"), "{}", output.1);
+}
+
+#[test]
+fn an_idle_connection_is_ended_with_a_close_notify() {
+    let authority = Authority::new();
+    let site = with(&authority.issue()).server("idle_timeout = \"1s\"").start();
+    let mut stream = connect(site.gateway.address(), &authority.client(&["http/1.1"])).unwrap();
+    ask_and_keep(&mut stream).unwrap();
+    // Without it this is an error: the end may be an attacker's.
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn a_client_that_reads_slowly_holds_the_backend_back_and_gets_everything() {
+    const LENGTH: u64 = 96 << 20;
+    let authority = Authority::new();
+    let site = with(&authority.issue()).start();
+    let mut stream = connect(site.gateway.address(), &authority.client(&["http/1.1"])).unwrap();
+    ask_and_keep(&mut stream).unwrap();
+    let before = site.gateway.resident_memory();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+    site.upstream.answers("/open/large", Reply::raw(head).then_stream(LENGTH));
+    write!(stream, "{}Connection: close\r\n\r\n", get("/open/large")).unwrap();
+    site.upstream.await_request_to("/open/large");
+    let grown = || site.gateway.peak_memory().saturating_sub(before) >> 20;
+    for_as_long_as(Duration::from_secs(1), "memory stays flat", || grown() < 24);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.len() as u64 > LENGTH, "{} bytes", answer.len());
+    assert!(grown() < 24, "grew by {} MiB", grown());
 }
 
 /// A site with a certificate of its own for `shop.example.com` and for all beside it.
