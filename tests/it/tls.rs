@@ -13,7 +13,8 @@ use crate::harness::gateway::wxgate;
 use crate::harness::http2::{Call, Http2};
 use crate::harness::site::Settings;
 use crate::harness::tls::{Authority, NAME, Pair, Stream, connect, connect_to, shown_at};
-use crate::harness::{Reply, Site, eventually, for_as_long_as, within};
+use crate::harness::upstream::block;
+use crate::harness::{Reply, Site, eventually, for_as_long_as, size, within};
 
 /// A site that speaks TLS with this certificate.
 pub(crate) fn with(pair: &Pair) -> Settings {
@@ -233,22 +234,47 @@ fn an_idle_connection_is_ended_with_a_close_notify() {
 
 #[test]
 fn a_client_that_reads_slowly_holds_the_backend_back_and_gets_everything() {
-    const LENGTH: u64 = 96 << 20;
+    let length = size(96 << 20, 1 << 30);
     let authority = Authority::new();
     let site = with(&authority.issue()).start();
     let mut stream = connect(site.gateway.address(), &authority.client(&["http/1.1"])).unwrap();
     ask_and_keep(&mut stream).unwrap();
     let before = site.gateway.resident_memory();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
-    site.upstream.answers("/open/large", Reply::raw(head).then_stream(LENGTH));
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+    site.upstream.answers("/open/large", Reply::raw(head).then_stream(length));
     write!(stream, "{}Connection: close\r\n\r\n", get("/open/large")).unwrap();
     site.upstream.await_request_to("/open/large");
     let grown = || site.gateway.peak_memory().saturating_sub(before) >> 20;
     for_as_long_as(Duration::from_secs(1), "memory stays flat", || grown() < 24);
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    assert!(answer.len() as u64 > LENGTH, "{} bytes", answer.len());
+    let read = std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+    assert!(read > length, "{read} bytes");
     assert!(grown() < 24, "grew by {} MiB", grown());
+}
+
+#[test]
+fn a_large_upload_passes_in_bounded_memory() {
+    let length = size(96 << 20, 2 << 30);
+    let authority = Authority::new();
+    let site = with(&authority.issue()).server("max_body_bytes = 0").start();
+    let mut stream = connect(site.gateway.address(), &authority.client(&["http/1.1"])).unwrap();
+    ask_and_keep(&mut stream).unwrap();
+    let before = site.gateway.resident_memory();
+    write!(stream, "POST /open/large HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {length}\r\n\r\n")
+        .unwrap();
+    let block = block();
+    let mut left = length;
+    while left > 0 {
+        let now = left.min(block.len() as u64);
+        stream.write_all(&block[..now as usize]).unwrap();
+        left -= now;
+    }
+    eventually("the upload is whole", || {
+        site.upstream.requests_to("/open/large").iter().any(|seen| seen.complete)
+    });
+    let seen = site.upstream.requests_to("/open/large");
+    assert!(seen[0].body_length == length && seen[0].body_is_blocks, "it changed on the way");
+    let grown = site.gateway.peak_memory().saturating_sub(before) >> 20;
+    assert!(grown < 24, "grew by {grown} MiB");
 }
 
 /// A site with a certificate of its own for `shop.example.com` and for all beside it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::token::{Forge, unix_seconds};
 use crate::harness::wechat::openid_of;
-use crate::harness::{Connection, Reply, Site, within};
+use crate::harness::{Connection, Reply, Site, size, within};
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
                       Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -202,4 +202,19 @@ fn the_end_of_one_side_ends_the_other() {
     let connection = open(&site, &token);
     drop(connection);
     crate::harness::eventually("the backend is told", || site.upstream.open_connections() == 0);
+}
+
+#[test]
+fn an_hours_worth_of_messages_passes_in_bounded_memory() {
+    let site = site();
+    let token = site.log_in("alice");
+    let mut connection = open(&site, &token);
+    assert_echoes(&mut connection, b"warm");
+    let before = site.gateway.resident_memory();
+    // Ten a second for an hour.
+    for number in 0..size(6_000, 36_000) {
+        assert_echoes(&mut connection, format!("message {number:0500}").as_bytes());
+    }
+    let grown = site.gateway.peak_memory().saturating_sub(before) >> 10;
+    assert!(grown < 4096, "grew by {grown} KiB");
 }

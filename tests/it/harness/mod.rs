@@ -22,6 +22,14 @@ pub(crate) use upstream::{Recorded, Reply, Upstream};
 /// Longer than anything takes on a busy machine: a test that waits for this has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// How much a test of endurance moves: `usual`, or with `WXGATE_TEST_SIZES=whole` all of it.
+pub(crate) fn size(usual: u64, whole: u64) -> u64 {
+    match std::env::var("WXGATE_TEST_SIZES").as_deref() {
+        Ok("whole") => whole,
+        _ => usual,
+    }
+}
+
 /// Waits until `condition` holds, and fails with `what` if it does not within [`DEADLINE`].
 pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
     within(DEADLINE, what, condition);
