@@ -257,6 +257,10 @@ async fn past_the_places_logins_wait_their_turn_and_past_the_queue_they_are_refu
     let (outcomes, ()) = tokio::join!(logins, release);
     let refused: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
     assert_eq!(refused, [unavailable(Outage::Overloaded)]);
+    let sent = script.requests.lock().unwrap();
+    for (request, code) in sent.iter().zip(&codes) {
+        assert!(request.contains(&format!("js_code={code}&")), "out of turn: {request}");
+    }
 }
 
 #[tokio::test]
