@@ -1,8 +1,9 @@
 //! The access log: one line per answered request, written off the request path.
 //!
 //! A write costs a system call of several microseconds and a disk may hang, so a request only
-//! puts its line into a bounded queue. One thread takes out what has gathered and writes it at
-//! once. If the queue is full or the disk refuses, lines are dropped and counted.
+//! puts its line where its thread gathers them (`access_queue.rs`). Another thread takes what has
+//! gathered and writes it at once. If there is no room or the disk refuses, lines are dropped and
+//! counted.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,28 +12,20 @@ use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::IntCounter;
 
 use super::access_line::{AccessLine, append_combined, append_json};
+use super::access_queue::{Queue, Wishes};
 use super::metrics::Metrics;
 use crate::config::{AccessFormat, Log};
 
-/// The queue is full at this many lines or bytes, whichever comes first.
-const QUEUE_LINES: usize = 32 * 1024;
-const QUEUE_BYTES: usize = 8 * 1024 * 1024;
-/// What is written by one system call, at most about this much.
-const BATCH_BYTES: usize = 256 * 1024;
 /// How long lines gather before the next write. Also the most a busy log lags behind.
 const GATHER: Duration = Duration::from_millis(10);
 /// How long the end of the program waits for the last lines.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
-/// Room for an ordinary line, so that most lines are formatted without growing.
-const LINE_BYTES: usize = 640;
 
 /// The access log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +47,7 @@ pub enum AccessLogError {
 }
 
 /// Where answered requests are written down. Dropping it writes what is queued.
-pub struct AccessLog(Option<Queue>);
+pub struct AccessLog(Option<Lines>);
 
 impl AccessLog {
     /// Opens the file and starts the writing thread; with `access = "off"` neither.
@@ -68,8 +61,8 @@ impl AccessLog {
             AccessFormat::Off => return Ok(Self(None)),
         };
         let sink = Sink::open(config.access_file.as_deref())?;
-        Queue::start(format, sink, metrics.access_log_dropped.clone())
-            .map(|queue| Self(Some(queue)))
+        Lines::start(format, sink, metrics.access_log_dropped.clone())
+            .map(|lines| Self(Some(lines)))
             .map_err(AccessLogError::Thread)
     }
 
@@ -80,10 +73,10 @@ impl AccessLog {
 
     /// Queues one line. Never blocks: when the queue is full the line is dropped and counted.
     pub fn write(&self, line: &AccessLine<'_>) {
-        if let Some(queue) = &self.0 {
-            let mut text = Vec::with_capacity(LINE_BYTES);
-            (queue.format)(line, &mut text);
-            queue.push(text);
+        if let Some(Lines { format, queue, dropped }) = &self.0
+            && !queue.push(|text| format(line, text))
+        {
+            dropped.inc();
         }
     }
 
@@ -91,19 +84,17 @@ impl AccessLog {
     /// are being written at this moment still go to the old file. If the file cannot be opened
     /// the old one stays in use and the reason is logged.
     pub fn reopen(&self) {
-        if let Some(queue) = &self.0 {
-            queue.control.wish(|wishes| wishes.reopen = true);
-            queue.wake();
+        if let Some(Lines { queue, .. }) = &self.0 {
+            queue.wish(|wishes| wishes.reopen = true);
         }
     }
 
     /// Writes what is queued and ends the writing thread; waits for that at most two seconds.
     /// Lines that come later are dropped and counted.
     pub fn close(&self) {
-        if let Some(queue) = &self.0 {
-            queue.control.wish(|wishes| wishes.close = true);
-            queue.wake();
-            if !queue.control.wait_for_end(CLOSE_WAIT) {
+        if let Some(Lines { queue, .. }) = &self.0 {
+            queue.wish(|wishes| wishes.close = true);
+            if !queue.wait_for_end(CLOSE_WAIT) {
                 log::warn!("the last lines of the access log could not be written in time");
             }
         }
@@ -125,104 +116,27 @@ impl Drop for AccessLog {
 type Format = fn(&AccessLine<'_>, &mut Vec<u8>);
 
 /// The side of the requests.
-struct Queue {
+struct Lines {
     format: Format,
-    lines: SyncSender<Vec<u8>>,
-    queued_bytes: Arc<AtomicUsize>,
-    control: Arc<Control>,
+    queue: Arc<Queue>,
     dropped: IntCounter,
 }
 
-impl Queue {
+impl Lines {
     fn start(format: Format, sink: Sink, dropped: IntCounter) -> io::Result<Self> {
-        let (lines, receiver) = mpsc::sync_channel(QUEUE_LINES);
-        let queue = Self {
-            format,
-            lines,
-            queued_bytes: Arc::default(),
-            control: Arc::default(),
-            dropped: dropped.clone(),
-        };
-        let writer = Writer {
-            lines: receiver,
-            queued_bytes: Arc::clone(&queue.queued_bytes),
-            control: Arc::clone(&queue.control),
-            sink,
-            batch: Vec::with_capacity(BATCH_BYTES),
-            dropped,
-        };
+        let queue = Arc::new(Queue::new());
+        let writer =
+            Writer { queue: Arc::clone(&queue), sink, spare: Vec::new(), dropped: dropped.clone() };
         std::thread::Builder::new().name("access log".to_owned()).spawn(|| writer.run())?;
-        Ok(queue)
-    }
-
-    fn push(&self, line: Vec<u8>) {
-        let size = line.capacity();
-        let queued = self.queued_bytes.fetch_add(size, Ordering::Relaxed);
-        if queued.saturating_add(size) > QUEUE_BYTES || self.lines.try_send(line).is_err() {
-            self.queued_bytes.fetch_sub(size, Ordering::Relaxed);
-            self.dropped.inc();
-        }
-    }
-
-    /// An empty line rouses a writer that waits for one. A full queue or a writer that has ended
-    /// needs no rousing.
-    fn wake(&self) {
-        self.lines.try_send(Vec::new()).unwrap_or_default();
-    }
-}
-
-/// What the writer is asked to do besides writing, and whether it has ended.
-#[derive(Default)]
-struct Control {
-    wishes: Mutex<Wishes>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Wishes {
-    reopen: bool,
-    close: bool,
-    ended: bool,
-}
-
-impl Control {
-    fn lock(&self) -> MutexGuard<'_, Wishes> {
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
-    }
-
-    /// Returns after `GATHER`, or earlier when something is asked for.
-    fn gather(&self) {
-        let idle = |wishes: &mut Wishes| !wishes.reopen && !wishes.close;
-        drop(self.changed.wait_timeout_while(self.lock(), GATHER, idle));
-    }
-
-    fn wait_for_end(&self, longest: Duration) -> bool {
-        let deadline = Instant::now() + longest;
-        let mut wishes = self.lock();
-        while !wishes.ended {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            let waited = self.changed.wait_timeout(wishes, left);
-            wishes = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+        Ok(Self { format, queue, dropped })
     }
 }
 
 /// The side of the disk.
 struct Writer {
-    lines: Receiver<Vec<u8>>,
-    queued_bytes: Arc<AtomicUsize>,
-    control: Arc<Control>,
+    queue: Arc<Queue>,
     sink: Sink,
-    batch: Vec<u8>,
+    spare: Vec<u8>,
     dropped: IntCounter,
 }
 
@@ -230,46 +144,26 @@ impl Writer {
     fn run(mut self) {
         // The first line after a pause is written at once; what comes while others are being
         // written gathers, so that requests need not rouse this thread one by one.
-        while let Ok(line) = self.lines.recv() {
-            self.take(line);
+        loop {
+            self.queue.wait();
             self.write_all_queued();
-            let Wishes { reopen, close, .. } = std::mem::take(&mut *self.control.lock());
+            let Wishes { reopen, close } = self.queue.take_wishes();
             if reopen {
                 self.sink.reopen();
             }
             if close {
+                self.queue.close();
                 self.write_all_queued();
                 break;
             }
-            self.control.gather();
+            self.queue.gather(GATHER);
         }
-        let control = Arc::clone(&self.control);
-        // The queue's other end is gone before anybody is told, so that a later line is counted
-        // as dropped and not left in it.
-        drop(self);
-        control.wish(|wishes| wishes.ended = true);
-    }
-
-    fn take(&mut self, line: Vec<u8>) {
-        self.queued_bytes.fetch_sub(line.capacity(), Ordering::Relaxed);
-        self.batch.extend_from_slice(&line);
+        self.queue.end();
     }
 
     fn write_all_queued(&mut self) {
-        loop {
-            while self.batch.len() < BATCH_BYTES {
-                match self.lines.try_recv() {
-                    Ok(line) => self.take(line),
-                    Err(_) => break,
-                }
-            }
-            if self.batch.is_empty() {
-                return;
-            }
-            let lost = self.sink.write(&self.batch);
-            self.dropped.inc_by(lost);
-            self.batch.clear();
-        }
+        let Self { queue, sink, spare, dropped } = self;
+        queue.take(spare, |lines| dropped.inc_by(sink.write(lines)));
     }
 }
 
@@ -392,6 +286,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
+    use std::time::Instant;
 
     use super::*;
 
@@ -446,8 +341,8 @@ mod tests {
     fn log_into_socket() -> (AccessLog, UnixStream, Metrics) {
         let (writer, reader) = UnixStream::pair().unwrap();
         let metrics = Metrics::new().unwrap();
-        let queue = Queue::start(append_json, sink(writer), metrics.access_log_dropped.clone());
-        (AccessLog(Some(queue.unwrap())), reader, metrics)
+        let lines = Lines::start(append_json, sink(writer), metrics.access_log_dropped.clone());
+        (AccessLog(Some(lines.unwrap())), reader, metrics)
     }
 
     fn sink(socket: UnixStream) -> Sink {
@@ -561,7 +456,7 @@ mod tests {
     #[test]
     fn a_hanging_disk_neither_blocks_a_request_nor_hides_a_dropped_line() {
         let (log, mut reader, metrics) = log_into_socket();
-        let sent = u64::try_from(QUEUE_LINES).unwrap() + 10_000;
+        let sent = 60_000;
         // Nobody reads, so the writer hangs. If `write` blocked, this loop would not end.
         for number in 0..sent {
             write(&log, &format!("/{number}"));

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod access_line;
+mod access_queue;
 pub mod logger;
 pub mod metrics;
 pub mod route_metrics;

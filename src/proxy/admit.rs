@@ -9,7 +9,7 @@ use super::browser::{self, FromBrowser};
 use super::client::{Client, Peer};
 use super::cors;
 use super::credential::{self, Credential};
-use super::exchange::Exchange;
+use super::exchange::{Exchange, method_name};
 use super::forward::{self, Forward, Told};
 use super::head::{self, RequestHead};
 use super::rules::Rules;
@@ -91,11 +91,11 @@ impl OwnRequest {
 pub(crate) fn admit(
     rules: &Arc<Rules>,
     head: &RequestHead<'_>,
-    peer: Peer,
-) -> (Exchange, Decision) {
+    peer: &Peer,
+) -> (Box<Exchange>, Decision) {
     let client = Client::of(head, peer, rules.trusted_proxies());
     let mut exchange = Exchange::begin(rules, head, client.address);
-    exchange.request_id.clone_from(&client.request_id);
+    exchange.request_id = Arc::clone(&client.request_id);
     let decision = decide(rules, head, client, &mut exchange);
     if let Some(auth) = decision.as_ref().err().and_then(Refusal::auth) {
         exchange.decided(auth);
@@ -115,7 +115,7 @@ fn decide(
     if matches!(head.method, "CONNECT" | "TRACE") {
         return Err(Refusal::MethodNotAllowed { allow: ALLOWED.to_owned() });
     }
-    let (path, _) = head.target.split_once('?').unwrap_or((head.target, ""));
+    let (path, _) = head::split_target(head.target);
     let path = normalise(path)?;
     if let Some(answer) = cors::preflight(rules, head, &path.routed, exchange) {
         return Ok(Decision::Preflight(answer));
@@ -137,7 +137,7 @@ fn decide(
         }
         Found::NotFound => return Err(Refusal::NotFound),
     };
-    exchange.takes_route(&route.name);
+    exchange.takes_route(&route);
     exchange.may_be_read_by(cors::origin(head), route.cors.as_ref());
     let credential = find_credential(rules, head)?;
     check_length(head, route.max_body_bytes)?;
@@ -156,7 +156,7 @@ fn decide(
     authorise(&route, caller.as_deref())?;
     let target = forward::target(head, &path.forwarded, rules, &route);
     Ok(Decision::Forward(Box::new(Forward {
-        method: head.method.to_owned(),
+        method: method_name(head.method),
         bridge: Bridge::of(&route, caller.as_deref(), head.host, &target),
         target,
         host: head.host.to_owned(),

@@ -31,6 +31,40 @@ impl Alarm {
     }
 }
 
+/// The end of several waits together, which begins with the first of them: what comes at once needs
+/// no clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Deadline {
+    /// Nothing was waited for yet.
+    After(Duration),
+    /// The end.
+    At(Instant),
+}
+
+impl Deadline {
+    /// So long after the first wait begins.
+    pub(crate) fn after(limit: Duration) -> Self {
+        Self::After(limit)
+    }
+
+    /// The end; from now on it stands.
+    pub(crate) fn get(&mut self) -> Instant {
+        match *self {
+            Self::At(end) => end,
+            Self::After(limit) => {
+                let end = Instant::now() + limit;
+                *self = Self::At(end);
+                end
+            }
+        }
+    }
+
+    /// So long from now at the latest.
+    pub(crate) fn bring_forward(&mut self, limit: Duration) {
+        *self = Self::At(self.get().min(Instant::now() + limit));
+    }
+}
+
 /// A limit on one wait. The clock is read only when there is something to wait for.
 #[derive(Debug)]
 pub(crate) struct Patience {

@@ -153,11 +153,28 @@ pub(crate) fn answered() -> Box<Error> {
     Error::explain(ErrorType::ConnectionClosed, ImmutStr::from("answered already"))
 }
 
+/// The names that `Connection` may hold: looked through for each header only where there is one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nominated<'a>(Option<Headers<'a>>);
+
+impl<'a> Nominated<'a> {
+    /// Those of an answer.
+    pub(crate) fn of(headers: Headers<'a>) -> Self {
+        Self(headers.get_all("connection").next().is_some().then_some(headers))
+    }
+
+    fn contains(self, name: &str) -> bool {
+        self.0.is_some_and(|headers| headers.lists("connection", name))
+    }
+}
+
 /// Whether a header of an answer is about the upstream's connection (RFC 9110 section 7.6.1).
-pub(crate) fn is_hop_by_hop(name: &str, headers: Headers<'_>) -> bool {
-    HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
-        || (!FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing))
-            && headers.lists("connection", name))
+pub(crate) fn is_hop_by_hop(name: &str, nominated: Nominated<'_>) -> bool {
+    // Their lengths, since nearly every other header has another one.
+    (matches!(name.len(), 2 | 7 | 10 | 16 | 18)
+        && HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop)))
+        || (nominated.contains(name)
+            && !FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing)))
 }
 
 /// Whether the connection may carry another request after an answer.
@@ -222,4 +239,16 @@ pub(crate) async fn write_to_session(session: &mut Session, answer: Answer) -> p
     head.insert_header(http::header::CONTENT_LENGTH, answer.body.len())?;
     session.write_response_header(Box::new(head), false).await?;
     session.write_response_body(Some(answer.body.into()), true).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hop_by_hop_header_is_known_as_one() {
+        let none = Nominated(None);
+        assert!(HOP_BY_HOP.iter().all(|hop| is_hop_by_hop(&hop.to_ascii_uppercase(), none)));
+        assert!(!is_hop_by_hop("Content-Type", none));
+    }
 }

@@ -15,9 +15,9 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// Begins with the choice of a server.
-    pub(crate) fn at(picked: Picked) -> Self {
-        Self { picked, begun: Instant::now(), counted: false }
+    /// Begins with the choice of a server at `begun`.
+    pub(crate) fn at(picked: Picked, begun: Instant) -> Self {
+        Self { picked, begun, counted: false }
     }
 
     /// Counts how it ended; the first word counts.

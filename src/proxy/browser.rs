@@ -48,8 +48,8 @@ impl FromBrowser {
         Self {
             query: head.target.split_once('?').map_or("", |(_, query)| query).to_owned(),
             cookies: cookies.join("; "),
-            scheme: client.forwarded_proto.clone(),
-            host: client.forwarded_host.clone(),
+            scheme: client.forwarded_proto.to_string(),
+            host: client.host(head.host).to_owned(),
             origin: head.headers.text("origin").map(ToOwned::to_owned),
             cookie,
         }

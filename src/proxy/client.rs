@@ -1,6 +1,8 @@
 //! Who really calls: the client's address behind trusted proxies, the scheme, the request id.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -13,37 +15,47 @@ pub(crate) struct Client {
     /// The right-most address that is not a trusted proxy's.
     pub(crate) address: IpAddr,
     /// Names this request in logs, answers and at the upstream.
-    pub(crate) request_id: String,
+    pub(crate) request_id: Arc<str>,
     /// `X-Forwarded-For` as the upstream gets it.
-    pub(crate) forwarded_for: String,
+    pub(crate) forwarded_for: Arc<str>,
     /// `X-Forwarded-Proto` as the upstream gets it.
-    pub(crate) forwarded_proto: String,
-    /// `X-Forwarded-Host` as the upstream gets it; empty where there is no Host.
-    pub(crate) forwarded_host: String,
+    pub(crate) forwarded_proto: Cow<'static, str>,
+    /// `X-Forwarded-Host` as the upstream gets it, where a trusted proxy says another than `Host`.
+    pub(crate) forwarded_host: Option<String>,
     /// Whether the peer is a trusted proxy: then `Forwarded` and `X-Real-IP` pass.
     pub(crate) behind_trusted_proxy: bool,
 }
 
-/// What the socket says.
-#[derive(Debug, Clone, Copy)]
+/// What the socket says. Made once for a connection, whose requests share it.
+#[derive(Debug, Clone)]
 pub(crate) struct Peer {
-    /// Address of the other end.
+    /// Address of the other end; an IPv4 one is never written as IPv6.
     pub(crate) address: IpAddr,
+    /// The same in letters.
+    text: Arc<str>,
     /// The scheme that the peer speaks to us.
     pub(crate) scheme: &'static str,
 }
 
+impl Peer {
+    /// The other end of a connection.
+    pub(crate) fn new(address: IpAddr, scheme: &'static str) -> Self {
+        let address = address.to_canonical();
+        Self { address, text: address.to_string().into(), scheme }
+    }
+}
+
 impl Client {
     /// Reads the head of a request from `peer`.
-    pub(crate) fn of(head: &RequestHead<'_>, peer: Peer, trusted: &[IpNet]) -> Self {
-        let address = peer.address.to_canonical();
+    pub(crate) fn of(head: &RequestHead<'_>, peer: &Peer, trusted: &[IpNet]) -> Self {
+        let address = peer.address;
         if !is_trusted(address, trusted) {
             return Self {
                 address,
                 request_id: new_request_id(),
-                forwarded_for: address.to_string(),
-                forwarded_proto: peer.scheme.to_owned(),
-                forwarded_host: head.host.to_owned(),
+                forwarded_for: Arc::clone(&peer.text),
+                forwarded_proto: Cow::Borrowed(peer.scheme),
+                forwarded_host: None,
                 behind_trusted_proxy: false,
             };
         }
@@ -53,19 +65,25 @@ impl Client {
             forwarded_for.push_str(hop);
             forwarded_for.push_str(", ");
         }
-        forwarded_for.push_str(&address.to_string());
+        forwarded_for.push_str(&peer.text);
         Self {
             address: right_most_untrusted(&hops, address, trusted),
             request_id: head
                 .headers
                 .text("x-request-id")
                 .filter(|id| is_request_id(id))
-                .map_or_else(new_request_id, ToOwned::to_owned),
-            forwarded_for,
-            forwarded_proto: one_token(head.headers, "x-forwarded-proto", peer.scheme),
-            forwarded_host: one_token(head.headers, "x-forwarded-host", head.host),
+                .map_or_else(new_request_id, Arc::from),
+            forwarded_for: forwarded_for.into(),
+            forwarded_proto: one_token(head.headers, "x-forwarded-proto")
+                .map_or(Cow::Borrowed(peer.scheme), Cow::Owned),
+            forwarded_host: one_token(head.headers, "x-forwarded-host"),
             behind_trusted_proxy: true,
         }
+    }
+
+    /// The host that the client asked for: a trusted proxy's word, else the request's own.
+    pub(crate) fn host<'a>(&'a self, host: &'a str) -> &'a str {
+        self.forwarded_host.as_deref().unwrap_or(host)
     }
 }
 
@@ -109,8 +127,8 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
         .map(|address| address.to_canonical())
 }
 
-/// A trusted proxy's header if it is one plain word, else what we know ourselves.
-fn one_token(headers: Headers<'_>, name: &str, ours: &str) -> String {
+/// A trusted proxy's header if it is one plain word.
+fn one_token(headers: Headers<'_>, name: &str) -> Option<String> {
     let mut values = headers.get_all(name);
     let is_word = |text: &&str| {
         !text.is_empty()
@@ -118,8 +136,8 @@ fn one_token(headers: Headers<'_>, name: &str, ours: &str) -> String {
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
     };
     match (values.next().and_then(|value| std::str::from_utf8(value).ok()), values.next()) {
-        (Some(word), None) => Some(word.trim()).filter(is_word).unwrap_or(ours).to_owned(),
-        _ => ours.to_owned(),
+        (Some(word), None) => Some(word.trim()).filter(is_word).map(ToOwned::to_owned),
+        _ => None,
     }
 }
 
@@ -129,8 +147,19 @@ fn is_request_id(text: &str) -> bool {
 }
 
 /// 32 hex digits from the system's random source's seeded generator.
-pub(crate) fn new_request_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
+pub(crate) fn new_request_id() -> Arc<str> {
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(rand::random::<u128>().to_be_bytes()) {
+        pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
+    }
+    Arc::from(std::str::from_utf8(&digits).unwrap_or_default())
+}
+
+const fn hex_digit(nibble: u8) -> u8 {
+    match nibble {
+        0..=9 => b'0' + nibble,
+        10.. => b'a' + nibble - 10,
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +180,7 @@ mod tests {
             headers: Headers(&lines),
         };
         let trusted = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-        Client::of(&head, Peer { address: peer.parse().unwrap(), scheme: "http" }, &trusted)
+        Client::of(&head, &Peer::new(peer.parse().unwrap(), "http"), &trusted)
     }
 
     #[test]
@@ -166,10 +195,11 @@ mod tests {
             ],
         );
         assert_eq!(client.address.to_string(), "192.0.2.7");
-        assert_eq!(client.forwarded_for, "192.0.2.7");
+        assert_eq!(&*client.forwarded_for, "192.0.2.7");
         assert_eq!(client.forwarded_proto, "http");
-        assert_eq!(client.forwarded_host, "api.example.com");
-        assert_ne!(client.request_id, "chosen");
+        assert_eq!(client.host("api.example.com"), "api.example.com");
+        assert_eq!(client.request_id.len(), 32);
+        assert!(client.request_id.bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 
     #[test]
@@ -200,9 +230,9 @@ mod tests {
                 ("X-Request-Id", "abc-1"),
             ],
         );
-        assert_eq!(client.forwarded_for, "6.6.6.6, 198.51.100.9, 10.0.0.1");
+        assert_eq!(&*client.forwarded_for, "6.6.6.6, 198.51.100.9, 10.0.0.1");
         assert_eq!(client.forwarded_proto, "https");
-        assert_eq!(client.request_id, "abc-1");
+        assert_eq!(&*client.request_id, "abc-1");
         assert!(client.behind_trusted_proxy);
     }
 }

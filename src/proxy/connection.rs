@@ -22,10 +22,12 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 
-use super::alarm::{Alarm, Patience};
+use super::alarm::{Alarm, Deadline, Patience};
 use super::chunked::ChunkedEnd;
+use super::client::Peer;
 use super::pace::Pace;
 use super::socket::Socket;
+use super::spare;
 use super::upgrade::Cut;
 
 /// Most bytes that are read ahead of what the current request may have.
@@ -57,7 +59,7 @@ struct Held {
 /// A client's connection.
 pub(crate) struct Connection {
     socket: Socket,
-    peer: SocketAddr,
+    peer: Peer,
     /// Bytes that were read from the socket and not yet handed out.
     ahead: BytesMut,
     /// Bytes that are to be written at the next flush.
@@ -80,6 +82,7 @@ impl fmt::Debug for Connection {
 impl Connection {
     /// Takes an accepted socket.
     pub(crate) fn new(socket: Socket, peer: SocketAddr) -> Self {
+        let peer = Peer::new(peer.ip(), socket.scheme());
         let digest = Arc::new(SocketDigest::from_raw_fd(socket.fd()));
         Self {
             socket,
@@ -95,13 +98,8 @@ impl Connection {
     }
 
     /// Who connected: the socket's address, not what a header says.
-    pub(crate) fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// The scheme of its requests.
-    pub(crate) fn scheme(&self) -> &'static str {
-        self.socket.scheme()
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// What was read from the socket and belongs to no request yet.
@@ -120,11 +118,11 @@ impl Connection {
     }
 
     /// As [`Connection::read_ahead`]; an error of kind `TimedOut` at the deadline.
-    pub(crate) async fn read_ahead_until(&mut self, deadline: Instant) -> io::Result<usize> {
+    pub(crate) async fn read_ahead_until(&mut self, deadline: &mut Deadline) -> io::Result<usize> {
         poll_fn(|context| match self.poll_read_ahead(context) {
-            Poll::Pending => {
-                self.poll_deadline(context, deadline).map(|()| Err(io::ErrorKind::TimedOut.into()))
-            }
+            Poll::Pending => self
+                .poll_deadline(context, deadline.get())
+                .map(|()| Err(io::ErrorKind::TimedOut.into())),
             read => read,
         })
         .await
@@ -219,8 +217,8 @@ impl Connection {
 
     /// Frees what an idle connection does not need.
     pub(crate) fn rest(&mut self) {
-        if self.ahead.is_empty() {
-            self.ahead = BytesMut::new();
+        if self.ahead.is_empty() && self.ahead.capacity() > 0 {
+            spare::give_in(std::mem::take(&mut self.ahead));
         }
         if self.behind.is_empty() {
             self.behind = BytesMut::new();
@@ -230,7 +228,7 @@ impl Connection {
     /// Says that nothing more will come, where the client cannot tell that from an attack: the end
     /// of TLS (RFC 8446 section 6.1). A client that does not take it is not waited for.
     pub(crate) async fn say_goodbye(&mut self) {
-        if self.scheme() == "https" {
+        if self.peer.scheme == "https" {
             let saying = AsyncWriteExt::shutdown(&mut self.socket);
             match tokio::time::timeout(Duration::from_secs(1), saying).await {
                 Ok(Ok(())) | Err(_) => {}
@@ -271,6 +269,7 @@ impl Connection {
         if self.ahead.capacity() == 0 {
             // A connection that stands idle has no buffer.
             ready!(self.socket.poll_read_ready(context))?;
+            self.ahead = spare::take_in();
         }
         if self.ahead.capacity() - self.ahead.len() < READ_AT_ONCE / 4 {
             self.ahead.reserve(READ_AT_ONCE);

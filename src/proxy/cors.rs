@@ -27,7 +27,7 @@ pub(super) fn preflight(
     }
     let Found::Route(route) = rules.table.find(head.host, path, method) else { return None };
     let cors = route.cors.as_ref().filter(|cors| cors.permits(origin))?;
-    exchange.takes_route(&route.name);
+    exchange.takes_route(route);
     Some(Box::new(Answer::preflight(cors.preflight_lines(origin))))
 }
 

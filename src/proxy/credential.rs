@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use super::head::{Headers, RequestHead};
+use super::head::{Headers, RequestHead, split_target};
 use crate::config::TokenSource;
 use crate::identity::headers::folds_to;
 
@@ -78,9 +78,10 @@ pub(crate) fn bearer(headers: Headers<'_>) -> Option<&str> {
 pub(crate) fn authorization_words<'a>(headers: Headers<'a>) -> impl Iterator<Item = &'a str> {
     headers
         .get_all("authorization")
-        .filter_map(|value| std::str::from_utf8(value).ok())
-        .flat_map(|value| value.split([' ', '\t', ',', ';', '"', '=', '\'']))
-        .filter(|word| word.contains('.'))
+        // By bytes: this looks at every byte of every token. All ends of words are ASCII.
+        .flat_map(|value| value.split(|byte| b" \t,;\"='".contains(byte)))
+        .filter(|word| memchr::memchr(b'.', word).is_some())
+        .filter_map(|word| std::str::from_utf8(word).ok())
 }
 
 /// What is no text is no token either, but it is something, and so it is refused.
@@ -118,7 +119,8 @@ fn cookies<'a>(headers: Headers<'a>) -> impl Iterator<Item = (&'a [u8], &'a str)
 }
 
 fn query_value<'a>(target: &'a str, name: &str) -> Option<Cow<'a, str>> {
-    let (_, query) = target.split_once('?')?;
+    let (_, query) = split_target(target);
+    let query = query?;
     let values: Vec<String> = query
         .split('&')
         .filter(|pair| is_parameter(pair, name))
@@ -135,6 +137,9 @@ fn is_parameter(pair: &str, name: &str) -> bool {
 
 /// The query without the token's parameter; `None` where nothing is to be taken off.
 pub(crate) fn query_without(query: &str, places: &[TokenSource]) -> Option<String> {
+    if !places.iter().any(|place| matches!(place, TokenSource::Query(_))) {
+        return None;
+    }
     let is_token = |pair: &&str| {
         places
             .iter()

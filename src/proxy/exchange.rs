@@ -1,15 +1,18 @@
 //! The account of one request: what is counted and written down when it has been answered.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::answering::SESSION_EXPIRES_IN;
 use super::head::RequestHead;
+use super::kept::Kept;
 use super::rules::Rules;
 use crate::endpoints::{Answer, Refusal};
 use crate::observe::{AccessLine, AuthResult, HashedUser, RouteMetrics};
 use crate::route::cors::{Cors, Line};
+use crate::route::table::Route;
 use crate::session::Verified;
 use crate::upstream::Server;
 
@@ -19,23 +22,21 @@ use crate::upstream::Server;
 pub(crate) struct Exchange {
     rules: Arc<Rules>,
     started: Instant,
-    method: String,
-    host: String,
-    path: String,
+    method: Cow<'static, str>,
     protocol: &'static str,
-    user_agent: Option<Vec<u8>>,
-    referer: Option<Vec<u8>>,
+    told: Kept,
     counts: Arc<RouteMetrics>,
     /// The client, once known.
     pub(crate) client: IpAddr,
     /// Names this request.
-    pub(crate) request_id: String,
-    /// The route's name, once found.
-    route: Option<Arc<str>>,
+    pub(crate) request_id: Arc<str>,
+    /// Once found.
+    route: Option<Arc<Route>>,
     auth: Option<AuthResult>,
+    /// Whose token was verified.
+    caller: Option<Arc<Verified>>,
+    /// Who logged in or out by this request.
     user: Option<HashedUser>,
-    /// Seconds left of the caller's token, within the last tenth of its life.
-    session_expires_in: Option<u64>,
     /// What a page of another site is told beside the answer; empty where there is no `cors`.
     cors: Vec<Line>,
     /// The server that was asked last.
@@ -48,17 +49,20 @@ pub(crate) struct Exchange {
     pub(crate) bytes_out: u64,
 }
 
+/// A method that outlives its head, without a copy of those that everybody uses.
+pub(crate) fn method_name(method: &str) -> Cow<'static, str> {
+    const USUAL: [&str; 7] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"];
+    let usual = USUAL.into_iter().find(|usual| *usual == method);
+    usual.map_or_else(|| Cow::Owned(method.to_owned()), Cow::Borrowed)
+}
+
 impl Exchange {
     /// Begins the account of a request.
-    pub(crate) fn begin(rules: &Arc<Rules>, head: &RequestHead<'_>, client: IpAddr) -> Self {
+    pub(crate) fn begin(rules: &Arc<Rules>, head: &RequestHead<'_>, client: IpAddr) -> Box<Self> {
         let mut exchange = Self::unread(rules, client);
-        head.method.clone_into(&mut exchange.method);
+        exchange.method = method_name(head.method);
         if rules.access_log.is_on() {
-            let value = |name: &str| head.headers.get_all(name).next().map(ToOwned::to_owned);
-            head.host.clone_into(&mut exchange.host);
-            head.target.split('?').next().unwrap_or_default().clone_into(&mut exchange.path);
-            exchange.user_agent = value("user-agent");
-            exchange.referer = value("referer");
+            exchange.told = Kept::of(head);
             exchange.protocol = match head.version {
                 http::Version::HTTP_10 => "HTTP/1.0",
                 http::Version::HTTP_2 => "HTTP/2.0",
@@ -69,36 +73,33 @@ impl Exchange {
     }
 
     /// Begins the account of a request whose head could not be read.
-    pub(crate) fn unread(rules: &Arc<Rules>, client: IpAddr) -> Self {
+    pub(crate) fn unread(rules: &Arc<Rules>, client: IpAddr) -> Box<Self> {
         rules.metrics.http_requests_in_flight.inc();
-        Self {
+        Box::new(Self {
             rules: Arc::clone(rules),
             started: Instant::now(),
-            method: String::new(),
-            host: String::new(),
-            path: String::new(),
+            method: Cow::Borrowed(""),
             protocol: "HTTP/1.1",
-            user_agent: None,
-            referer: None,
+            told: Kept::default(),
             counts: Arc::clone(&rules.counts.unrouted),
             client,
-            request_id: String::new(),
+            request_id: Arc::default(),
             route: None,
             auth: None,
+            caller: None,
             user: None,
-            session_expires_in: None,
             cors: Vec::new(),
             server: None,
             status: 499,
             bytes_in: 0,
             bytes_out: 0,
-        }
+        })
     }
 
     /// The request falls under this route.
-    pub(crate) fn takes_route(&mut self, name: &Arc<str>) {
-        self.counts = Arc::clone(self.rules.counts.of(name));
-        self.route = Some(Arc::clone(name));
+    pub(crate) fn takes_route(&mut self, route: &Arc<Route>) {
+        self.counts = Arc::clone(self.rules.counts.of(route));
+        self.route = Some(Arc::clone(route));
     }
 
     /// The request is for one of the gateway's own endpoints.
@@ -112,15 +113,15 @@ impl Exchange {
     }
 
     /// Whose token was verified.
-    pub(crate) fn has_caller(&mut self, caller: &Verified) {
-        self.is_by(caller.identity.openid.as_str());
-        self.session_expires_in = self.rules.sessions.expiry_hint(caller);
+    pub(crate) fn has_caller(&mut self, caller: &Arc<Verified>) {
+        self.caller = Some(Arc::clone(caller));
     }
 
     /// A refusal as this request's client gets it.
     pub(crate) fn refused(&self, refusal: Refusal) -> Answer {
         let mut answer = refusal.into_answer(&self.request_id);
-        if let Some(seconds) = self.session_expires_in {
+        let hint = |caller: &Arc<Verified>| self.rules.sessions.expiry_hint(caller);
+        if let Some(seconds) = self.caller.as_ref().and_then(hint) {
             answer.headers.push((SESSION_EXPIRES_IN, seconds.to_string()));
         }
         self.told(answer)
@@ -153,7 +154,13 @@ impl Exchange {
 
     /// The route's name for messages.
     pub(crate) fn route_name(&self) -> &str {
-        self.route.as_deref().unwrap_or("none")
+        self.route.as_ref().map_or("none", |route| &*route.name)
+    }
+
+    /// The user as the access log names them.
+    fn user(&self) -> Option<HashedUser> {
+        let hash = &self.rules.user_hash;
+        self.user.or_else(|| self.caller.as_ref().map(|caller| caller.hashed(hash)))
     }
 }
 
@@ -165,25 +172,28 @@ impl Drop for Exchange {
         if let Some(auth) = self.auth {
             self.counts.decided(auth);
         }
+        if !self.rules.access_log.is_on() {
+            return;
+        }
         self.rules.access_log.write(&AccessLine {
             unix_millis: self.rules.clock.unix_millis(),
             request_id: &self.request_id,
             client: self.client,
             method: self.method.as_bytes(),
-            host: self.host.as_bytes(),
-            path: self.path.as_bytes(),
+            host: self.told.host(),
+            path: self.told.path(),
             protocol: self.protocol,
             status: self.status,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             duration: elapsed,
-            route: self.route.as_deref(),
+            route: self.route.as_ref().map(|route| &*route.name),
             upstream: self.server.as_deref().map(Server::upstream),
             server: self.server.as_deref().map(Server::name),
             auth: self.auth,
-            user: self.user,
-            user_agent: self.user_agent.as_deref(),
-            referer: self.referer.as_deref(),
+            user: self.user(),
+            user_agent: self.told.user_agent(),
+            referer: self.told.referer(),
         });
     }
 }

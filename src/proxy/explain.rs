@@ -124,9 +124,9 @@ pub async fn explain(
     client: std::net::IpAddr,
     scheme: &'static str,
 ) -> Explanation {
-    let peer = Peer { address: client, scheme };
+    let peer = Peer::new(client, scheme);
     let read = with_head(head, |head, _| {
-        let (exchange, decision) = admit(rules, &head, peer);
+        let (exchange, decision) = admit(rules, &head, &peer);
         (Explanation::begun(rules, &head), exchange, decision)
     });
     let (mut explanation, exchange, decision) = match read {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::bridge::Bridge;
 use super::client::Client;
 use super::credential;
-use super::head::{Headers, RequestHead};
+use super::head::{Headers, RequestHead, split_target};
 use super::rules::Rules;
 use crate::config::{self, HeaderChanges};
 use crate::endpoints::Refusal;
@@ -32,7 +32,7 @@ pub(crate) struct Forward {
     /// The cookies that the upstream keeps in the caller's session, where the route bridges them.
     pub(crate) bridge: Option<Bridge>,
     /// The client's method.
-    pub(crate) method: String,
+    pub(crate) method: Cow<'static, str>,
     /// Path and query as the upstream gets them.
     pub(crate) target: String,
     /// `Host` as the upstream gets it: the client's.
@@ -255,13 +255,13 @@ impl Forward {
             Told::Known(phone) => phone.as_ref(),
             Told::NotYet => None,
         };
-        let host = Some(client.forwarded_host.as_str()).filter(|host| !host.is_empty());
+        let host = Some(client.host(&self.host)).filter(|host| !host.is_empty());
         let set = self.route.request_headers.set.iter();
         set.map(|(name, value)| (name.as_str(), value.as_str()))
             .chain([
-                ("X-Request-Id", client.request_id.as_str()),
-                ("X-Forwarded-For", client.forwarded_for.as_str()),
-                ("X-Forwarded-Proto", client.forwarded_proto.as_str()),
+                ("X-Request-Id", &*client.request_id),
+                ("X-Forwarded-For", &*client.forwarded_for),
+                ("X-Forwarded-Proto", &*client.forwarded_proto),
             ])
             .chain(host.map(|host| ("X-Forwarded-Host", host)))
             .chain(self.rules.headers.vouch(self.caller.as_deref().map(|caller| &caller.identity)))
@@ -312,13 +312,13 @@ pub(crate) fn nominated(headers: Headers<'_>) -> Vec<String> {
 /// Path and query as the upstream gets them; `path` is the normalised one, parameters and all.
 pub(crate) fn target(head: &RequestHead<'_>, path: &str, rules: &Rules, route: &Route) -> String {
     let path = route.upstream_path(path);
-    let Some((_, query)) = head.target.split_once('?') else {
+    let (_, Some(query)) = split_target(head.target) else {
         return path.to_owned();
     };
     match credential::query_without(query, &rules.config.session.token_from) {
-        None => format!("{path}?{query}"),
+        None => [path, "?", query].concat(),
         Some(rest) if rest.is_empty() => path.to_owned(),
-        Some(rest) => format!("{path}?{rest}"),
+        Some(rest) => [path, "?", &rest].concat(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -79,7 +79,8 @@ impl ProxyHttp for FullLane {
             openid: forward.caller.as_deref().map(|caller| caller.identity.openid.as_str()),
             client: forward.client.address,
         };
-        let Ok(picked) = upstream.pick(key, &passage.tried) else {
+        let now = Instant::now();
+        let Ok(picked) = upstream.pick(key, &passage.tried, now) else {
             return Err(passage.refuse(Refusal::UpstreamUnavailable));
         };
         // A WebSocket takes a connection for itself.
@@ -99,7 +100,7 @@ impl ProxyHttp for FullLane {
         if let Some(admitted) = &mut passage.admitted {
             admitted.exchange.server = Some(Arc::clone(&picked.server));
         }
-        passage.attempt = Some(Attempt::at(picked));
+        passage.attempt = Some(Attempt::at(picked, now));
         Ok(Box::new(peer))
     }
 
@@ -215,7 +216,7 @@ impl ProxyHttp for FullLane {
         }
         answering::change(response, changes)?;
         if !response.headers.contains_key("x-request-id") {
-            response.insert_header("X-Request-Id", forward.client.request_id.as_str())?;
+            response.insert_header("X-Request-Id", &*forward.client.request_id)?;
         }
         if session.req_header().version == http::Version::HTTP_10 {
             // RFC 9112 section 6.1: HTTP/1.0 knows no chunks. What has no length then ends with
@@ -368,7 +369,7 @@ impl ProxyHttp for FullLane {
         passage
             .admitted
             .as_ref()
-            .map(|admitted| admitted.exchange.request_id.clone())
+            .map(|admitted| admitted.exchange.request_id.to_string())
             .unwrap_or_default()
     }
 }

@@ -64,6 +64,6 @@ pub async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, d
     if socket.speaks_http2() {
         http2::serve(gateway, Connection::new(socket, peer)).await;
     } else {
-        http1::serve(gateway, Connection::new(socket, peer)).await;
+        http1::serve(gateway, Box::new(Connection::new(socket, peer))).await;
     }
 }

@@ -10,8 +10,7 @@ use std::mem::MaybeUninit;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use super::alarm::Deadline;
 use super::chunked::ChunkedEnd;
 use super::connection::{Connection, Window};
 use super::drain::Drain;
@@ -70,9 +69,10 @@ impl<'a> Headers<'a> {
 
     /// Whether a comma-separated header holds a token.
     pub(crate) fn lists(self, name: &str, token: &str) -> bool {
-        self.get_all(name)
-            .flat_map(|value| value.split(|byte| *byte == b','))
-            .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        self.get_all(name).any(|value| {
+            let mut items = value.split(|byte| *byte == b',');
+            items.any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        })
     }
 }
 
@@ -114,11 +114,11 @@ pub(crate) async fn read_head(
     drain: &mut Drain,
 ) -> Result<usize, NoHead> {
     if connection.ahead().is_empty() {
-        first_byte(connection, Instant::now() + limits.idle, drain).await?;
+        first_byte(connection, limits.idle, drain).await?;
     }
     // A total, empty lines before the request line included.
-    let deadline = Instant::now() + limits.timeout;
-    skip_empty_lines(connection, deadline).await?;
+    let mut deadline = Deadline::after(limits.timeout);
+    skip_empty_lines(connection, &mut deadline).await?;
     // Another protocol, TLS mostly, is told so at once.
     if !connection.ahead().first().is_some_and(|byte| is_method_byte(*byte)) {
         return Err(malformed("no method"));
@@ -128,7 +128,7 @@ pub(crate) async fn read_head(
         if let Some(length) = scan.find_end(connection.ahead(), limits.max_bytes)? {
             return Ok(length);
         }
-        match connection.read_ahead_until(deadline).await {
+        match connection.read_ahead_until(&mut deadline).await {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 return Err(Refusal::RequestTimeout.into());
             }
@@ -144,10 +144,11 @@ pub(crate) const LAST_CALL: Duration = Duration::from_millis(500);
 
 async fn first_byte(
     connection: &mut Connection,
-    mut deadline: Instant,
+    limit: Duration,
     drain: &mut Drain,
 ) -> Result<(), NoHead> {
     let mut told = false;
+    let mut deadline = Deadline::after(limit);
     poll_fn(|context| {
         match connection.poll_read_ahead(context) {
             Poll::Ready(Ok(1..)) => return Poll::Ready(Ok(())),
@@ -156,15 +157,18 @@ async fn first_byte(
         }
         if !told && drain.poll_begun(context).is_ready() {
             told = true;
-            deadline = deadline.min(Instant::now() + LAST_CALL);
+            deadline.bring_forward(LAST_CALL);
         }
-        connection.poll_deadline(context, deadline).map(|()| Err(NoHead::Closed))
+        connection.poll_deadline(context, deadline.get()).map(|()| Err(NoHead::Closed))
     })
     .await
 }
 
 /// RFC 9112 section 2.2: an empty line before a request line is skipped; a few, not endlessly.
-async fn skip_empty_lines(connection: &mut Connection, deadline: Instant) -> Result<(), NoHead> {
+async fn skip_empty_lines(
+    connection: &mut Connection,
+    deadline: &mut Deadline,
+) -> Result<(), NoHead> {
     for _ in 0..4 {
         while connection.ahead().len() < 2 {
             if connection.ahead().first().is_some_and(|byte| *byte != b'\r') {
@@ -272,6 +276,15 @@ fn check_bytes(bytes: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Path and query of a target.
+pub(crate) fn split_target(target: &str) -> (&str, Option<&str>) {
+    let at = memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len());
+    match target.split_at_checked(at) {
+        Some((path, query)) => (path, query.get(1..)),
+        None => (target, None),
+    }
+}
+
 /// A method of letters; CONNECT and TRACE are methods too, and refused with 405 later.
 pub(crate) fn check_method(method: &str) -> Result<(), Refusal> {
     if method.len() <= MAX_METHOD && method.bytes().all(is_method_byte) {
@@ -321,10 +334,16 @@ pub(crate) fn is_authority(text: &str) -> bool {
                 Some((host, port)) => (host, Some(port)),
                 None => (text, None),
             };
-            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            let is_name =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
             // An empty label would be another host to who routes and the same to who resolves.
-            let labels = host.strip_suffix('.').unwrap_or(host);
-            if !host.bytes().all(is_name) || labels.split('.').any(str::is_empty) {
+            let mut last = b'.';
+            let mut has_empty_label = false;
+            for byte in host.bytes() {
+                has_empty_label |= byte == b'.' && last == b'.';
+                last = byte;
+            }
+            if !host.bytes().all(is_name) || has_empty_label {
                 return false;
             }
             (host, port)

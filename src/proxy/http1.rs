@@ -30,7 +30,7 @@ use crate::endpoints::{Answer, Refusal};
 /// How a request left its connection.
 enum Left {
     /// The next request may come.
-    Ready(Connection),
+    Ready(Box<Connection>),
     /// It is closed.
     Closed,
 }
@@ -43,7 +43,7 @@ struct Asked {
 }
 
 /// Serves a connection until it is closed.
-pub(super) async fn serve(gateway: Arc<Gateway>, mut connection: Connection) {
+pub(super) async fn serve(gateway: Arc<Gateway>, mut connection: Box<Connection>) {
     let mut drain = Drain::listen(gateway.draining.clone());
     loop {
         let limits = gateway.rules.load().head_limits();
@@ -61,16 +61,16 @@ pub(super) async fn serve(gateway: Arc<Gateway>, mut connection: Connection) {
 async fn one_request(
     gateway: &Gateway,
     rules: &Arc<Rules>,
-    mut connection: Connection,
+    mut connection: Box<Connection>,
     head: Result<usize, NoHead>,
 ) -> Left {
-    let peer = Peer { address: connection.peer().ip(), scheme: connection.scheme() };
+    let peer = connection.peer().clone();
     let (plan, length) = match head {
         Ok(length) => {
             let bytes = connection.ahead().get(..length).unwrap_or_default();
             let plan = with_head(bytes, |head, window| {
                 let draining = *gateway.draining.borrow();
-                Plan::of(rules, &head, (window, length), peer, after(&head, draining))
+                Plan::of(rules, &head, (window, length), &peer, after(&head, draining))
             });
             (plan, length)
         }
@@ -106,7 +106,7 @@ async fn one_request(
             connection.open(body_window(window, length));
             Box::pin(answer_ourselves(rules, connection, asked, exchange, decision)).await
         }
-        Err(refusal) => Box::pin(refuse_unread(rules, connection, peer, refusal)).await,
+        Err(refusal) => Box::pin(refuse_unread(rules, connection, &peer, refusal)).await,
     }
 }
 
@@ -114,7 +114,7 @@ async fn one_request(
 enum Plan {
     Fast(Box<fast::Order>),
     Full(Asked, Window, Admitted),
-    Answer(Asked, Window, Exchange, Decision),
+    Answer(Asked, Window, Box<Exchange>, Decision),
 }
 
 impl Plan {
@@ -122,7 +122,7 @@ impl Plan {
         rules: &Arc<Rules>,
         head: &RequestHead<'_>,
         (window, length): (Window, usize),
-        peer: Peer,
+        peer: &Peer,
         after: After,
     ) -> Self {
         let (exchange, decision) = admit(rules, head, peer);
@@ -193,11 +193,11 @@ async fn send_continue(connection: &mut Connection) -> std::io::Result<()> {
 async fn full_lane(
     gateway: &Gateway,
     rules: &Rules,
-    connection: Connection,
+    connection: Box<Connection>,
     admitted: Admitted,
 ) -> Left {
     let idle = rules.config.server.idle_timeout;
-    let mut session = ServerSession::new_http1(Box::new(connection));
+    let mut session = ServerSession::new_http1(connection);
     session.set_read_timeout(Some(idle));
     session.set_write_timeout(Some(idle));
     session.set_total_drain_timeout(Some(Duration::from_secs(2)));
@@ -213,7 +213,7 @@ async fn full_lane(
     };
     let (stream, _) = reused.consume();
     match stream.into_any().downcast::<Connection>() {
-        Ok(connection) if connection.is_at_boundary() => Left::Ready(*connection),
+        Ok(connection) if connection.is_at_boundary() => Left::Ready(connection),
         _ => Left::Closed,
     }
 }
@@ -221,8 +221,8 @@ async fn full_lane(
 /// Answers a request that could not even be read; what follows it has no known beginning.
 async fn refuse_unread(
     rules: &Arc<Rules>,
-    mut connection: Connection,
-    peer: Peer,
+    mut connection: Box<Connection>,
+    peer: &Peer,
     refusal: Refusal,
 ) -> Left {
     let mut exchange = Exchange::unread(rules, peer.address);
@@ -240,9 +240,9 @@ async fn refuse_unread(
 
 async fn answer_ourselves(
     rules: &Arc<Rules>,
-    mut connection: Connection,
+    mut connection: Box<Connection>,
     asked: Asked,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     decision: Decision,
 ) -> Left {
     let answer = match decision {

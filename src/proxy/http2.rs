@@ -47,7 +47,7 @@ const MAX_MALFORMED: usize = 32;
 pub(super) async fn serve(gateway: Arc<Gateway>, mut connection: Connection) {
     let rules = gateway.rules.load_full();
     let idle_timeout = rules.config.server.idle_timeout;
-    let peer = Peer { address: connection.peer().ip(), scheme: connection.scheme() };
+    let peer = connection.peer().clone();
     let digest = Digest { socket_digest: connection.get_socket_digest(), ..Digest::default() };
     let digest = Arc::new(digest);
     connection.open(Window::Open);
@@ -65,7 +65,8 @@ pub(super) async fn serve(gateway: Arc<Gateway>, mut connection: Connection) {
         tokio::select! {
             accepted = HttpSession::from_h2_conn(&mut http2, Arc::clone(&digest)) => match accepted {
                 Ok(Some(H2Accept::Session(session))) => {
-                    streams.spawn(serve_stream(Arc::clone(&gateway), session, peer));
+                    let stream = serve_stream(Arc::clone(&gateway), session, peer.clone());
+                    streams.spawn(stream);
                 }
                 Ok(Some(H2Accept::Rejected)) => malformed += 1,
                 Ok(None) | Err(_) => break,
@@ -104,7 +105,7 @@ async fn serve_stream(gateway: Arc<Gateway>, mut session: HttpSession, peer: Pee
     session.set_write_timeout(Some(idle_timeout));
     let max_bytes = rules.config.server.max_header_bytes;
     let admitted =
-        with_http2_head(session.req_header(), max_bytes, |head| admit(&rules, &head, peer));
+        with_http2_head(session.req_header(), max_bytes, |head| admit(&rules, &head, &peer));
     let (exchange, decision) = admitted.unwrap_or_else(|refusal| {
         let mut exchange = Exchange::unread(&rules, peer.address);
         exchange.request_id = new_request_id();
@@ -157,7 +158,7 @@ fn spelled_out(request: &RequestHeader) -> pingora::Result<RequestHeader> {
 async fn answer_ourselves(
     rules: &Arc<Rules>,
     mut session: HttpSession,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     decision: Decision,
 ) {
     let answer = match decision {

@@ -27,12 +27,14 @@ mod head;
 mod http1;
 mod http2;
 mod http2_head;
+mod kept;
 mod pace;
 mod passage;
 mod redirect;
 mod reject;
 mod rules;
 mod socket;
+mod spare;
 mod upgrade;
 mod verify;
 

@@ -20,7 +20,7 @@ pub(crate) struct Admitted {
     /// What is to be forwarded.
     pub(crate) forward: Box<Forward>,
     /// Its account.
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     /// Closes its connection.
     pub(crate) cut: Cut,
 }

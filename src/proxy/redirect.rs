@@ -20,12 +20,12 @@ pub(super) async fn serve(gateway: &Gateway, mut connection: Connection) {
     let limits = gateway.rules.load().head_limits();
     let head = read_head(&mut connection, limits, &mut drain).await;
     let rules = gateway.rules.load_full();
-    let peer = Peer { address: connection.peer().ip(), scheme: connection.scheme() };
+    let peer = connection.peer().clone();
     let (mut exchange, method, answer) = match head {
         Ok(length) => {
             let bytes = connection.ahead().get(..length).unwrap_or_default();
             let decided = with_head(bytes, |head, _| {
-                let client = Client::of(&head, peer, rules.trusted_proxies());
+                let client = Client::of(&head, &peer, rules.trusted_proxies());
                 let mut exchange = Exchange::begin(&rules, &head, client.address);
                 exchange.request_id = client.request_id;
                 exchange.is_own();
@@ -36,9 +36,9 @@ pub(super) async fn serve(gateway: &Gateway, mut connection: Connection) {
                 (exchange, head.method.to_owned(), answer)
             });
             connection.skip(length);
-            decided.unwrap_or_else(|refusal| unread(&rules, peer, refusal))
+            decided.unwrap_or_else(|refusal| unread(&rules, &peer, refusal))
         }
-        Err(NoHead::Refused(refusal)) => unread(&rules, peer, refusal),
+        Err(NoHead::Refused(refusal)) => unread(&rules, &peer, refusal),
         Err(NoHead::Closed) => return,
     };
     exchange.status = answer.status;
@@ -50,7 +50,7 @@ pub(super) async fn serve(gateway: &Gateway, mut connection: Connection) {
     connection.linger().await;
 }
 
-fn unread(rules: &Arc<Rules>, peer: Peer, refusal: Refusal) -> (Exchange, String, Answer) {
+fn unread(rules: &Arc<Rules>, peer: &Peer, refusal: Refusal) -> (Box<Exchange>, String, Answer) {
     let mut exchange = Exchange::unread(rules, peer.address);
     exchange.request_id = new_request_id();
     let answer = exchange.refused(refusal);

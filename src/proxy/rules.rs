@@ -1,7 +1,6 @@
 //! Everything of the configuration that a request meets. A reload builds it anew and swaps it
 //! whole; a request keeps the rules that it began with.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -14,7 +13,7 @@ use crate::identity::assertion::Assertions;
 use crate::identity::headers::HeaderRules;
 use crate::observe::{AccessLog, Metrics, RouteMetrics, UserHash};
 use crate::route::cors::Cors;
-use crate::route::table::Table;
+use crate::route::table::{Route, Table};
 use crate::session::Sessions;
 use crate::upstream::Upstreams;
 
@@ -52,7 +51,8 @@ pub struct Rules {
 /// The counters of each route, made once so that a request need not look for them by label.
 #[derive(Debug)]
 pub struct Counts {
-    by_route: HashMap<Arc<str>, Arc<RouteMetrics>>,
+    /// By the routes' positions in their table.
+    by_route: Vec<Arc<RouteMetrics>>,
     /// Requests for the gateway's own endpoints.
     pub(crate) own: Arc<RouteMetrics>,
     /// Requests that no route is for, or that could not be read.
@@ -62,16 +62,17 @@ pub struct Counts {
 impl Counts {
     /// Counters for every route of a table.
     pub fn new(metrics: &Metrics, table: &Table) -> Self {
-        let names = table.routes().iter().map(|route| Arc::clone(&route.name));
+        let routes = table.routes().iter();
         Self {
-            by_route: names.map(|name| (Arc::clone(&name), metrics.route(&name))).collect(),
+            by_route: routes.map(|route| metrics.route(&route.name)).collect(),
             own: metrics.route("wxgate"),
             unrouted: metrics.route("none"),
         }
     }
 
-    pub(crate) fn of(&self, route: &str) -> &Arc<RouteMetrics> {
-        self.by_route.get(route).unwrap_or(&self.unrouted)
+    /// Those of a route of the table that they were made for.
+    pub(crate) fn of(&self, route: &Route) -> &Arc<RouteMetrics> {
+        self.by_route.get(route.position).unwrap_or(&self.unrouted)
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn judge(
     }
     let route = rules.table.find_whatever(host, &path.routed, method);
     let route = route.ok_or(Refusal::AccessDenied)?;
-    exchange.takes_route(&route.name);
+    exchange.takes_route(route);
     let asked = RequestHead { target: uri, ..*head };
     let credential = find_credential(rules, &asked).map_err(|_| Refusal::AccessDenied)?;
     let caller = authenticate(rules, route, &credential, exchange)?;

@@ -23,6 +23,8 @@ use super::rate::RateLimiter;
 pub struct Route {
     /// Its name in metrics and logs.
     pub name: Arc<str>,
+    /// Its position in [`Table::routes`].
+    pub position: usize,
     /// Position in the configuration's upstreams.
     pub upstream: usize,
     /// Who gets through.
@@ -75,6 +77,7 @@ impl Limit {
 
 impl Route {
     fn load(
+        position: usize,
         route: &config::Route,
         lists: &Lists,
         previous: Option<&Self>,
@@ -84,6 +87,7 @@ impl Route {
         let prefix = prefix.map(|prefix| routed_spelling(&route.name, prefix)).transpose()?;
         Ok(Self {
             name: route.name.as_str().into(),
+            position,
             upstream: route.upstream,
             auth: route.auth,
             max_body_bytes: route.max_body_bytes,
@@ -190,7 +194,7 @@ impl Table {
             .collect();
         for written in routes {
             let previous = old.get(written.name.as_str()).copied();
-            let route = Arc::new(Route::load(written, lists, previous)?);
+            let route = Arc::new(Route::load(table.routes.len(), written, lists, previous)?);
             let path = routed_spelling(&written.name, &written.path)?;
             let paths = match &written.host {
                 HostPattern::Exact(host) => {

@@ -460,6 +460,7 @@ fn issue(
         issued_at: now,
         expires_at,
         phone: OnceCell::new(),
+        hashed: std::sync::OnceLock::new(),
     };
     let access_token = token::sign(current.keys.signer(), &verified, &random_id()?)
         .ok_or(SessionError::Signing)?;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 
 use super::keys::{Key, KeySet};
 use crate::identity::{AppId, Identity, OpenId, Phone, UnionId};
+use crate::observe::{HashedUser, UserHash};
 use crate::secret::Secret;
 
 /// Longer ones are refused unread.
@@ -59,6 +60,15 @@ pub struct Verified {
     /// The phone number of the session, once it was looked for; see `Sessions::phone`. Here, so
     /// that it is forgotten with the token, and another token looks anew.
     pub(super) phone: OnceCell<Option<Phone>>,
+    /// Who it is in the access log, once asked for.
+    pub(super) hashed: OnceLock<HashedUser>,
+}
+
+impl Verified {
+    /// The user as the access log names them. `hash` is the one of the process.
+    pub fn hashed(&self, hash: &UserHash) -> HashedUser {
+        *self.hashed.get_or_init(|| hash.hash(self.identity.openid.as_str()))
+    }
 }
 
 /// By what a token is judged.
@@ -228,6 +238,7 @@ fn judge(claims: Read<'_>, rules: &Rules<'_>) -> Result<Verified, TokenError> {
         issued_at: claims.iat,
         expires_at: claims.exp,
         phone: OnceCell::new(),
+        hashed: OnceLock::new(),
     })
 }
 

@@ -120,6 +120,7 @@ mod tests {
             issued_at: 1,
             expires_at,
             phone: tokio::sync::OnceCell::new(),
+            hashed: std::sync::OnceLock::new(),
         })
     }
 

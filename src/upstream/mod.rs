@@ -9,6 +9,7 @@ mod verdict;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use balance::{Balancer, Member};
 use pingora::upstreams::peer::HttpPeer;
@@ -164,8 +165,13 @@ impl Upstream {
     ///
     /// # Errors
     /// [`NoServer`] if no server has an address, or none is well.
-    pub fn pick(&self, key: PickKey<'_>, tried: &[usize]) -> Result<Picked, NoServer> {
-        self.pick_at(&key, tried, server::now())
+    pub fn pick(
+        &self,
+        key: PickKey<'_>,
+        tried: &[usize],
+        now: Instant,
+    ) -> Result<Picked, NoServer> {
+        self.pick_at(&key, tried, server::since_start(now))
     }
 
     fn pick_at(&self, key: &PickKey<'_>, tried: &[usize], now: Millis) -> Result<Picked, NoServer> {

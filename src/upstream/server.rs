@@ -37,8 +37,13 @@ pub(super) type Millis = u64;
 
 /// Now, on the monotonic clock.
 pub(super) fn now() -> Millis {
+    since_start(Instant::now())
+}
+
+/// This instant, on the monotonic clock.
+pub(super) fn since_start(now: Instant) -> Millis {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    millis(START.elapsed()).saturating_add(1)
+    millis(now.saturating_duration_since(*START)).saturating_add(1)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -85,7 +85,7 @@ fn a_retry_prefers_a_server_that_works_to_one_that_rests() {
 #[test]
 fn an_upstream_whose_names_are_unknown_has_no_server_and_is_down() {
     let upstream = upstream(&["nowhere.invalid:80"], config::Balance::LeastConn);
-    assert_eq!(upstream.pick(GUEST, &[]).unwrap_err(), NoServer);
+    assert_eq!(upstream.pick(GUEST, &[], std::time::Instant::now()).unwrap_err(), NoServer);
     assert!(!upstream.is_up());
 }
 
@@ -100,7 +100,7 @@ fn an_upstream_that_refuses_connections_counts_as_up() {
 fn a_request_counts_until_its_pick_is_dropped() {
     let upstream = upstream(&["127.0.0.1:1"], config::Balance::RoundRobin);
     let server = Arc::clone(&upstream.members[0].server);
-    let picked = upstream.pick(GUEST, &[]).unwrap();
+    let picked = upstream.pick(GUEST, &[], std::time::Instant::now()).unwrap();
     assert_eq!(server.in_flight(), 1);
     drop(picked);
     assert_eq!(server.in_flight(), 0);
@@ -126,7 +126,7 @@ fn a_reload_keeps_what_is_known_of_servers_that_stay_and_forgets_the_others() {
     let round_robin = config::Balance::RoundRobin;
     let old =
         build(vec![written("php", &["127.0.0.1:1", "127.0.0.1:2"], round_robin)], None, &metrics);
-    let in_flight = old.list[0].pick(GUEST, &[]).unwrap();
+    let in_flight = old.list[0].pick(GUEST, &[], std::time::Instant::now()).unwrap();
     fail(&old.list[0], 0, 2, 10);
     let new = build(
         vec![
@@ -183,11 +183,11 @@ proptest! {
         let key = PickKey { openid: Some(&openid), ..GUEST };
         let mut tried = Vec::new();
         for _ in 0..servers.len() {
-            let picked = upstream.pick(key, &tried).unwrap();
+            let picked = upstream.pick(key, &tried, std::time::Instant::now()).unwrap();
             picked.failed_to_connect();
             tried.push(picked.index);
         }
         prop_assert_eq!(tried.iter().collect::<HashSet<_>>().len(), servers.len());
-        prop_assert!(upstream.pick(key, &tried).is_ok(), "then any is better than none");
+        prop_assert!(upstream.pick(key, &tried, std::time::Instant::now()).is_ok(), "then any is better than none");
     }
 }

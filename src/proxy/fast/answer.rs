@@ -6,8 +6,8 @@
 
 use std::mem::MaybeUninit;
 
-use super::request::write_line;
-use crate::proxy::answering::{After, Changes, is_hop_by_hop};
+use super::request::{write_line, write_number};
+use crate::proxy::answering::{After, Changes, Nominated, is_hop_by_hop};
 use crate::proxy::head::{Headers, content_length};
 use crate::proxy::upgrade::is_event_stream;
 
@@ -103,7 +103,7 @@ pub(super) fn rewrite(
     };
     let headers = Headers(answer.headers);
     out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.to_string().as_bytes());
+    write_number(out, status.into());
     out.push(b' ');
     out.extend_from_slice(answer.reason.unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -176,13 +176,17 @@ impl Said {
 /// Writes the headers that pass; the length is written once, however often it was said.
 fn write_lines(out: &mut Vec<u8>, headers: Headers<'_>, length: Option<u64>, changes: Changes<'_>) {
     let mut length = length;
+    let nominated = Nominated::of(headers);
     for line in headers.0 {
         let is = |name: &str| line.name.eq_ignore_ascii_case(name);
         if is("content-length") {
             if let Some(length) = length.take() {
-                write_line(out, line.name.as_bytes(), length.to_string().as_bytes());
+                out.extend_from_slice(line.name.as_bytes());
+                out.extend_from_slice(b": ");
+                write_number(out, length);
+                out.extend_from_slice(b"\r\n");
             }
-        } else if !(is_hop_by_hop(line.name, headers)
+        } else if !(is_hop_by_hop(line.name, nominated)
             || is("transfer-encoding")
             || changes.drop(line.name))
         {

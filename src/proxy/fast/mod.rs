@@ -12,9 +12,9 @@ mod body;
 mod pool;
 mod relay;
 mod request;
-mod spare;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Buf;
 
@@ -25,6 +25,7 @@ use super::exchange::Exchange;
 use super::forward::Forward;
 use super::head::RequestHead;
 use super::reject::Failure;
+use super::spare;
 use crate::observe::Attempted;
 use crate::upstream::{PickKey, Upstream};
 use answer::Asked;
@@ -39,7 +40,7 @@ pub(crate) struct Order {
     /// What is to be forwarded.
     pub(crate) forward: Box<Forward>,
     /// Its account.
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: Box<Exchange>,
     /// Whether the client's connection goes on after it.
     pub(crate) after: After,
     method: Method,
@@ -76,7 +77,7 @@ impl Order {
         head: &RequestHead<'_>,
         body: u64,
         forward: Box<Forward>,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         after: After,
     ) -> Box<Self> {
         let mut out = spare::take_out();
@@ -180,12 +181,13 @@ async fn attempts(
             openid: order.forward.caller.as_deref().map(|caller| caller.identity.openid.as_str()),
             client: order.forward.client.address,
         };
-        let picked = upstream.pick(key, &tried).map_err(|_| Failure::NoServer)?;
+        let now = Instant::now();
+        let picked = upstream.pick(key, &tried, now).map_err(|_| Failure::NoServer)?;
         if !tried.is_empty() {
             picked.server.counts().retried();
         }
         order.exchange.server = Some(Arc::clone(&picked.server));
-        let mut attempt = Attempt::at(picked);
+        let mut attempt = Attempt::at(picked, now);
         let age = match order.method {
             _ if !tried.is_empty() => Age::Fresh,
             Method::Head | Method::Idempotent => Age::Any,

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::proxy::reject::Failure;
 
@@ -20,7 +20,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// A connection that waits for a request.
 struct Idle {
     address: SocketAddr,
-    since: Instant,
+    /// Sweeps that it was kept over.
+    sweeps: u64,
     stream: TcpStream,
 }
 
@@ -89,7 +90,7 @@ pub(super) fn keep(address: SocketAddr, stream: TcpStream, most: usize) {
         if pool.iter().filter(|idle| idle.address == address).count() >= most {
             return false;
         }
-        pool.push(Idle { address, since: Instant::now(), stream });
+        pool.push(Idle { address, sweeps: 0, stream });
         true
     });
     if kept && !SWEEPING.replace(true) {
@@ -102,7 +103,10 @@ async fn sweep() {
     loop {
         sleep(SWEEP).await;
         let empty = POOL.with_borrow_mut(|pool| {
-            pool.retain(|idle| idle.since.elapsed() < LONGEST_IDLE && is_quiet(&idle.stream));
+            pool.retain_mut(|idle| {
+                idle.sweeps += 1;
+                SWEEP.as_secs() * idle.sweeps < LONGEST_IDLE.as_secs() && is_quiet(&idle.stream)
+            });
             pool.is_empty()
         });
         if empty {

@@ -13,11 +13,11 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::answer::{Malformed, Scan};
-use super::spare;
 use crate::proxy::alarm::Patience;
 use crate::proxy::connection::Connection;
 use crate::proxy::pace::Pace;
 use crate::proxy::reject::Failure;
+use crate::proxy::spare;
 
 /// What is read of an answer at once.
 const READ: usize = 16 * 1024;

@@ -32,7 +32,10 @@ pub(crate) fn write(out: &mut Vec<u8>, head: &RequestHead<'_>, forward: &Forward
         if name.eq_ignore_ascii_case(b"host") {
             write_line(out, b"Host", forward.host.as_bytes());
         } else if name.eq_ignore_ascii_case(b"content-length") {
-            write_line(out, name, body.to_string().as_bytes());
+            out.extend_from_slice(name);
+            out.extend_from_slice(b": ");
+            write_number(out, body);
+            out.extend_from_slice(b"\r\n");
         } else {
             match forward.fate(name, line.value) {
                 Fate::Pass => write_line(out, name, line.value),
@@ -54,6 +57,24 @@ pub(super) fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
+/// A number in decimal digits.
+pub(super) fn write_number(out: &mut Vec<u8>, number: u64) {
+    // As many as the largest has.
+    let mut digits = [0; 20];
+    let mut rest = number;
+    let mut first = digits.len();
+    for (at, digit) in digits.iter_mut().enumerate().rev() {
+        // The remainder is below 10, so nothing is cut off.
+        *digit = b'0' + (rest % 10) as u8;
+        first = at;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(first..).unwrap_or_default());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +94,15 @@ mod tests {
             headers: Headers(&lines),
         };
         body_length(&head, window, 40)
+    }
+
+    #[test]
+    fn numbers_are_written_as_std_writes_them() {
+        for number in [0, 7, 10, 200, 65_536, u64::MAX] {
+            let mut out = Vec::new();
+            write_number(&mut out, number);
+            assert_eq!(out, number.to_string().into_bytes());
+        }
     }
 
     #[test]

@@ -93,6 +93,7 @@ fn verified(unionid: Option<&str>, scope: &[&str]) -> Verified {
         issued_at: NOW,
         expires_at: NOW + 7200,
         phone: OnceCell::new(),
+        hashed: std::sync::OnceLock::new(),
     }
 }
 

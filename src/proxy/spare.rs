@@ -18,12 +18,12 @@ thread_local! {
 }
 
 /// An empty buffer to write into.
-pub(super) fn take_out() -> Vec<u8> {
+pub(crate) fn take_out() -> Vec<u8> {
     OUT.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(SIZE))
 }
 
 /// Gives it back.
-pub(super) fn give_out(mut buffer: Vec<u8>) {
+pub(crate) fn give_out(mut buffer: Vec<u8>) {
     buffer.clear();
     if (SIZE..=LARGEST).contains(&buffer.capacity()) {
         OUT.with_borrow_mut(|spare| {
@@ -35,12 +35,12 @@ pub(super) fn give_out(mut buffer: Vec<u8>) {
 }
 
 /// An empty buffer to read into.
-pub(super) fn take_in() -> BytesMut {
+pub(crate) fn take_in() -> BytesMut {
     IN.with_borrow_mut(Vec::pop).unwrap_or_else(|| BytesMut::with_capacity(SIZE))
 }
 
 /// Gives it back.
-pub(super) fn give_in(mut buffer: BytesMut) {
+pub(crate) fn give_in(mut buffer: BytesMut) {
     buffer.clear();
     // What was read past is claimed back, as long as nobody else holds a part of it.
     if buffer.try_reclaim(SIZE) && buffer.capacity() <= LARGEST {
