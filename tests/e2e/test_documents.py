@@ -51,6 +51,12 @@ class Dependencies(unittest.TestCase):
         packages = [line.split()[1] for text in lists for line in text.splitlines()]
         self.same("Debian packages", packages)
 
+    def test_every_package_of_the_benchmark_has_its_reason(self) -> None:
+        listed = re.search(r"^readonly BENCH='\n(.*?)^'$", read(".ci/packages"), re.M | re.S)
+        packages = [line.split()[1] for line in listed[1].splitlines()]
+        wheels = re.findall(r"^([\w-]+)==", read("benches/load/requirements.txt"), re.M)
+        self.same("Packages of the benchmark", packages + wheels)
+
     def test_every_python_and_npm_package_has_its_reason(self) -> None:
         wanted = read("tests/e2e/requirements.txt") + read("tests/e2e/wechat_sdks/requirements.txt")
         python = re.findall(r"^([\w-]+)==", wanted, re.M)

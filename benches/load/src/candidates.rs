@@ -1,8 +1,7 @@
-//! What could stand between a mini program and its backend, each configured as its own manual
-//! says, for one worker, with connections to the backend kept open.
+//! What could stand between a mini program and its backend: how each is started, and what it used.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,17 +9,14 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
 use hmac::{Hmac, Mac};
 
+use crate::configs::{self, Log};
+use crate::peers::Protocol;
+
 /// The key of the tokens.
-const KEY: &str = "signing-key-8c1f0e7d5b3a492617e0f4d2";
-const APPID: &str = "wx0123456789abcdef";
+pub(crate) const KEY: &str = "signing-key-8c1f0e7d5b3a492617e0f4d2";
+pub(crate) const APPID: &str = "wx0123456789abcdef";
 
-/// Where the backend listens.
-#[derive(Clone, Copy)]
-pub(crate) struct Ports {
-    pub(crate) backend: u16,
-}
-
-/// A token that every candidate takes: HS256, an hour from now.
+/// A token that every candidate takes: HS256, an hour from now at least.
 pub(crate) fn token() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let header = BASE64URL.encode(r#"{"alg":"HS256","typ":"at+jwt","kid":"bench"}"#);
@@ -34,12 +30,84 @@ pub(crate) fn token() -> String {
     format!("{header}.{claims}.{signature}")
 }
 
-/// How a candidate is started; `None` where it is not installed.
+/// Where a candidate stands.
+pub(crate) struct Place<'a> {
+    pub(crate) port: u16,
+    pub(crate) backend: u16,
+    pub(crate) protocol: Protocol,
+    /// Its configuration; what it writes goes beside it.
+    pub(crate) config: &'a Path,
+}
+
+impl Place<'_> {
+    /// The files of the certificate and its key, made by [`make_certificate`].
+    pub(crate) fn certificate(&self) -> (String, String) {
+        let file = |name| self.config.with_file_name(name).display().to_string();
+        (file("cert.pem"), file("key.pem"))
+    }
+}
+
+/// A certificate that nobody checks.
+pub(crate) fn make_certificate(directory: &Path) {
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-keyout", "key.pem"])
+        .args(["-out", "cert.pem"])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// Where programs are that are not on the path.
+pub(crate) struct Programs {
+    pub(crate) wxgate: String,
+    /// A Python environment with what PyPI has of them.
+    pub(crate) venv: String,
+}
+
+impl Programs {
+    fn find(&self, name: &str) -> PathBuf {
+        match name {
+            "wxgate" => self.wxgate.clone().into(),
+            "wxgate-bare" => std::env::current_exe().unwrap().with_file_name(name),
+            "caddy" | "traefik" => Path::new(&self.venv).join("bin").join(name),
+            // The script of this name starts Python first.
+            "envoy" => self.python_packages().join("envoy/_bin/envoy"),
+            name => name.into(),
+        }
+    }
+
+    fn python_packages(&self) -> PathBuf {
+        let versions = std::fs::read_dir(Path::new(&self.venv).join("lib"));
+        let version = versions.ok().and_then(|mut versions| versions.next()?.ok());
+        version.map(|version| version.path().join("site-packages")).unwrap_or_default()
+    }
+
+    /// The first line with a figure of what a program says of its version.
+    pub(crate) fn version(&self, program: &str) -> Option<String> {
+        let argument = match program {
+            "wxgate" | "envoy" | "h2load" => "--version",
+            "caddy" | "traefik" => "version",
+            _ => "-v",
+        };
+        let output = Command::new(self.find(program)).arg(argument).output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let line = text.lines().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()))?;
+        Some(line.trim().to_owned())
+    }
+}
+
+type Config = fn(&Place<'_>) -> String;
+
+/// How a candidate is started.
 pub(crate) struct Start {
     pub(crate) name: &'static str,
-    program: &'static str,
-    config: fn(u16, Ports, &Path) -> String,
-    arguments: fn(&Path) -> Vec<String>,
+    pub(crate) program: &'static str,
+    extension: &'static str,
+    config: Config,
+    arguments: fn(&Place<'_>) -> Vec<String>,
 }
 
 /// A candidate that runs.
@@ -51,178 +119,91 @@ pub(crate) struct Candidate {
 
 /// All of them; the first is what the others are compared with.
 pub(crate) fn all() -> Vec<Start> {
-    let wxgate_arguments =
-        |config: &Path| vec!["run".to_owned(), "-c".to_owned(), config.display().to_string()];
-    let nginx_arguments = |config: &Path| {
-        let file = config.display().to_string();
-        vec![
-            "-c".to_owned(),
-            file.clone(),
-            "-p".to_owned(),
-            config.parent().unwrap().display().to_string(),
-            "-e".to_owned(),
-            format!("{file}.log"),
-        ]
+    let wxgate = |name, config| Start {
+        name,
+        program: "wxgate",
+        extension: "toml",
+        config,
+        arguments: |place| [vec!["run".to_owned()], configs::by_file(place.config)].concat(),
     };
-    let nginx = |name, config| Start { name, program: "nginx", config, arguments: nginx_arguments };
+    let nginx = |name, config| Start {
+        name,
+        program: "nginx",
+        extension: "conf",
+        config,
+        arguments: |place| {
+            let directory = place.config.parent().unwrap().display().to_string();
+            let log = format!("{}.log", place.config.display());
+            let more = vec!["-p".to_owned(), directory, "-e".to_owned(), log];
+            [configs::by_file(place.config), more].concat()
+        },
+    };
+    let other = |name, program, extension, config, arguments| Start {
+        name,
+        program,
+        extension,
+        config,
+        arguments,
+    };
     vec![
-        Start {
-            name: "wxgate",
-            program: "wxgate",
-            config: |port, ports, path| wxgate(port, ports, path, "fast_lane = true", "json"),
-            arguments: wxgate_arguments,
-        },
-        Start {
-            name: "wxgate, log off",
-            program: "wxgate",
-            config: |port, ports, path| wxgate(port, ports, path, "fast_lane = true", "off"),
-            arguments: wxgate_arguments,
-        },
-        Start {
-            name: "wxgate full lane",
-            program: "wxgate",
-            config: |port, ports, path| wxgate(port, ports, path, "fast_lane = false", "json"),
-            arguments: wxgate_arguments,
-        },
-        nginx("nginx plain", |port, ports, path| nginx_config(port, ports, path, "")),
-        nginx("nginx auth_request", |port, ports, path| {
-            nginx_config(port, ports, path, AUTH_REQUEST)
+        wxgate("wxgate", |place| configs::wxgate(place, true, Log::On)),
+        wxgate("wxgate, log off", |place| configs::wxgate(place, true, Log::Off)),
+        wxgate("wxgate, full lane", |place| configs::wxgate(place, false, Log::On)),
+        other("Pingora's proxy, bare", "wxgate-bare", "none", |_| String::new(), configs::bare),
+        nginx("nginx, plain", |place| configs::nginx(place, "")),
+        nginx("nginx, auth_request", |place| configs::nginx(place, configs::AUTH_REQUEST)),
+        nginx("nginx, Lua, token cached", |place| configs::nginx(place, configs::LUA)),
+        other("HAProxy, jwt_verify", "haproxy", "cfg", configs::haproxy, |place| {
+            vec!["-db".to_owned(), "-f".to_owned(), place.config.display().to_string()]
         }),
-        nginx("nginx Lua cached token", |port, ports, path| nginx_config(port, ports, path, LUA)),
-        Start {
-            name: "HAProxy jwt_verify",
-            program: "haproxy",
-            config: haproxy,
-            arguments: |config| {
-                vec!["-db".to_owned(), "-f".to_owned(), config.display().to_string()]
-            },
-        },
+        other("Envoy, jwt_authn", "envoy", "json", configs::envoy, |place| {
+            let more = ["--concurrency", "1", "--log-level", "error", "--disable-hot-restart"];
+            let more = more.map(str::to_owned).to_vec();
+            [configs::by_file(place.config), more].concat()
+        }),
+        other("Caddy, plain", "caddy", "Caddyfile", configs::caddy, |place| {
+            let file = place.config.display().to_string();
+            ["run", "--adapter", "caddyfile", "--config", &file].map(str::to_owned).to_vec()
+        }),
+        other("Traefik, plain", "traefik", "yaml", configs::traefik, |place| {
+            vec![format!("--configFile={}", place.config.display())]
+        }),
     ]
 }
 
-fn wxgate(port: u16, ports: Ports, path: &Path, lane: &str, access: &str) -> String {
-    format!(
-        "[server]\nlisten = [\"127.0.0.1:{port}\"]\nthreads = 1\n{lane}\n\
-         [admin]\nlisten = \"127.0.0.1:0\"\n\
-         [log]\naccess = \"{access}\"\naccess_file = \"{}.access\"\n\
-         [wechat]\napi_base = \"http://127.0.0.1:9\"\n\
-         [[apps]]\nappid = \"{APPID}\"\nsecret = \"0123456789abcdef0123456789abcdef\"\nkind = \"miniprogram\"\n\
-         [session]\nstore = \"memory\"\nsigning_keys = [{{ id = \"bench\", secret = \"{KEY}\" }}]\n\
-         [[upstreams]]\nname = \"php\"\nservers = [\"127.0.0.1:{}\"]\nkeepalive = 1024\n\
-         [[routes]]\nname = \"api\"\npath = \"/api/\"\nupstream = \"php\"\nauth = \"required\"\n",
-        path.display(),
-        ports.backend
-    )
-}
-
-/// The answer to the subrequest comes from the backend, as it would from an authenticating one.
-const AUTH_REQUEST: &str = "auth_request /auth; auth_request_set $who $upstream_http_server; \
-    proxy_set_header X-WX-OPENID $who;";
-
-/// The token is verified once by HMAC and then looked up.
-const LUA: &str = r#"access_by_lua_block {
-    local header = ngx.var.http_authorization
-    local token = header and string.match(header, "^Bearer (.+)$")
-    if not token then return ngx.exit(401) end
-    local who = verified:get(token)
-    if not who then
-        who = verify(token)
-        if not who then return ngx.exit(401) end
-        verified:set(token, who, 60)
-    end
-    ngx.req.set_header("X-WX-OPENID", who)
-    ngx.req.clear_header("Authorization")
-}"#;
-
-const LUA_INIT: &str = r#"
-    lua_package_path "/usr/share/lua/5.1/?.lua;;";
-    init_worker_by_lua_block {
-        local lrucache = require "resty.lrucache"
-        local cjson = require "cjson"
-        verified = lrucache.new(10000)
-        local function decode(text)
-            text = text:gsub("-", "+"):gsub("_", "/")
-            return ngx.decode_base64(text .. string.rep("=", (4 - #text % 4) % 4))
-        end
-        function verify(token)
-            local head, body, mac = token:match("^([^.]+)%.([^.]+)%.([^.]+)$")
-            if not head then return nil end
-            local file = io.popen("printf %s '" .. head:gsub("[^%w_-]", "") .. "." .. body:gsub("[^%w_-]", "")
-                .. "' | openssl dgst -sha256 -hmac KEY -binary | base64 -w0")
-            local made = file:read("*a"):gsub("+", "-"):gsub("/", "_"):gsub("=", "")
-            file:close()
-            if made ~= mac then return nil end
-            local claims = cjson.decode(decode(body))
-            return claims.exp > ngx.time() and claims.sub or nil
-        end
-    }
-"#;
-
-fn nginx_config(port: u16, ports: Ports, path: &Path, how: &str) -> String {
-    let modules = if how == LUA {
-        "load_module /usr/lib/nginx/modules/ndk_http_module.so;\n\
-         load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;\n"
-    } else {
-        ""
-    };
-    let init = if how == LUA { LUA_INIT.replace("KEY", KEY) } else { String::new() };
-    format!(
-        "{modules}daemon off; worker_processes 1; pid {path}.pid; error_log {path}.log;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{ {init}\n access_log {path}.access combined buffer=64k flush=1s;\n\
-         client_body_temp_path {path}.body; proxy_temp_path {path}.proxy;\n\
-         fastcgi_temp_path {path}.f; uwsgi_temp_path {path}.u; scgi_temp_path {path}.s;\n\
-         keepalive_requests 1000000000; keepalive_timeout 75s; tcp_nodelay on;\n\
-         upstream php {{ server 127.0.0.1:{backend}; keepalive 1024; keepalive_requests 1000000000; }}\n\
-         server {{ listen 127.0.0.1:{port};\n\
-         location = /auth {{ internal; proxy_pass http://php; proxy_pass_request_body off;\n\
-         proxy_set_header Content-Length \"\"; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}\n\
-         location / {{ {how}\n proxy_pass http://php; proxy_http_version 1.1;\n\
-         proxy_set_header Connection \"\"; proxy_set_header Host $http_host;\n\
-         proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; }} }} }}\n",
-        path = path.display(),
-        backend = ports.backend,
-    )
-}
-
-/// Without a log, which HAProxy can only send line by line: what it would cost is not charged.
-fn haproxy(port: u16, ports: Ports, _: &Path) -> String {
-    format!(
-        "global\n nbthread 1\n maxconn 4096\n\
-         defaults\n mode http\n timeout client 75s\n timeout server 30s\n timeout connect 1s\n\
-         timeout http-keep-alive 75s\n option http-keep-alive\n http-reuse always\n\
-         frontend f\n bind 127.0.0.1:{port}\n\
-         http-request set-var(txn.bearer) http_auth_bearer\n\
-         http-request set-var(txn.alg) var(txn.bearer),jwt_header_query('$.alg')\n\
-         http-request deny unless {{ var(txn.alg) -m str HS256 }}\n\
-         http-request deny unless {{ var(txn.bearer),jwt_verify(txn.alg,\"{KEY}\") -m int 1 }}\n\
-         http-request set-var(txn.exp) var(txn.bearer),jwt_payload_query('$.exp','int')\n\
-         http-request set-var(txn.now) date()\n\
-         http-request deny if {{ var(txn.exp),sub(txn.now) -m int lt 0 }}\n\
-         http-request del-header x-wx- -m beg\n\
-         http-request set-header X-WX-OPENID %[var(txn.bearer),jwt_payload_query('$.sub')]\n\
-         http-request del-header authorization\n\
-         option forwardfor\n default_backend b\n\
-         backend b\n server s 127.0.0.1:{}\n",
-        ports.backend
-    )
-}
-
 impl Start {
-    pub(crate) fn run(&self, wxgate: &str, directory: &Path, ports: Ports) -> Option<Candidate> {
+    /// Starts it on the second core; `None` where it is not installed.
+    pub(crate) fn run(
+        &self,
+        programs: &Programs,
+        directory: &Path,
+        backend: u16,
+        protocol: Protocol,
+    ) -> Option<Candidate> {
+        self.run_with(programs, directory, backend, protocol, |config| config)
+    }
+
+    /// As [`Start::run`], with a configuration that `change` has its way with.
+    pub(crate) fn run_with(
+        &self,
+        programs: &Programs,
+        directory: &Path,
+        backend: u16,
+        protocol: Protocol,
+        change: impl FnOnce(String) -> String,
+    ) -> Option<Candidate> {
+        programs.version(self.program)?;
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = directory.join(self.name.replace([' ', ','], "-"));
-        std::fs::write(&config, (self.config)(address.port(), ports, &config)).unwrap();
-        let program = if self.program == "wxgate" { wxgate } else { self.program };
-        Command::new(program)
-            .arg("-v")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .ok()?;
+        let file = format!("{}.{}", self.name.replace([' ', ',', '\''], "-"), self.extension);
+        let config = directory.join(file);
+        let place = Place { port: address.port(), backend, protocol, config: &config };
+        std::fs::write(&config, change((self.config)(&place))).unwrap();
         let child = Command::new("taskset")
-            .args(["-c", "1", program])
-            .args((self.arguments)(&config))
+            .args(["-c", "1"])
+            .arg(programs.find(self.program))
+            .args((self.arguments)(&place))
+            .current_dir(directory)
+            .env("HOME", directory)
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(config.with_extension("stderr")).unwrap())
             .spawn()
@@ -232,14 +213,15 @@ impl Start {
 }
 
 impl Candidate {
-    pub(crate) async fn await_listening(&self) {
-        for _ in 0..500 {
+    /// Waits until it takes connections; `false`: it never did.
+    pub(crate) async fn listens(&self) -> bool {
+        for _ in 0..1000 {
             if tokio::net::TcpStream::connect(self.address).await.is_ok() {
-                return;
+                return true;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{} does not listen", self.name);
+        false
     }
 
     /// The process and its children.
@@ -250,6 +232,7 @@ impl Candidate {
         std::iter::once(me).chain(children.split(' ').filter_map(|pid| pid.parse().ok())).collect()
     }
 
+    /// CPU time used so far, in user mode and in the kernel.
     pub(crate) fn cpu_seconds(&self) -> f64 {
         let of = |pid: u32| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -262,6 +245,7 @@ impl Candidate {
         self.pids().into_iter().map(of).sum()
     }
 
+    /// Memory that is its own or shared.
     pub(crate) fn resident_kib(&self) -> u64 {
         let of = |pid: u32| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -8,9 +8,20 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::candidates;
 
+/// What the clients speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    /// TLS 1.3.
+    Http1OverTls,
+    /// Over TLS 1.3.
+    Http2,
+}
+
 /// What a request looks like, and how many are under way at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
+    pub(crate) protocol: Protocol,
     pub(crate) connections: usize,
     /// Bytes of an answer's body.
     pub(crate) answer: usize,
@@ -82,21 +93,33 @@ fn field(head: &[u8], name: &[u8]) -> Option<usize> {
     std::str::from_utf8(&line[name.len()..]).ok()?.trim().parse().ok()
 }
 
-/// A mini program's request.
+/// The headers of a mini program's request, but for `Host` and the length.
+pub(crate) fn headers() -> Vec<(&'static str, String)> {
+    let agent = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) MicroMessenger/8.0.44";
+    let page = "https://servicewechat.com/wx0123456789abcdef/12/page-frame.html";
+    vec![
+        ("User-Agent", agent.to_owned()),
+        ("Accept", "*/*".to_owned()),
+        ("Accept-Encoding", "gzip, deflate, br".to_owned()),
+        ("Content-Type", "application/json".to_owned()),
+        ("Referer", page.to_owned()),
+        ("Authorization", format!("Bearer {}", candidates::token())),
+    ]
+}
+
+/// Where it goes.
+pub(crate) const TARGET: &str = "/api/orders?page=2";
+
 fn request(address: SocketAddr, body: usize) -> Vec<u8> {
-    let token = candidates::token();
     let (method, length) = match body {
         0 => ("GET", String::new()),
         body => ("POST", format!("Content-Length: {body}\r\n")),
     };
-    let mut request = format!(
-        "{method} /api/orders?page=2 HTTP/1.1\r\nHost: {address}\r\n\
-         User-Agent: Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) MicroMessenger/8.0.44\r\n\
-         Accept: */*\r\nAccept-Encoding: gzip, deflate, br\r\nContent-Type: application/json\r\n\
-         Referer: https://servicewechat.com/wx0123456789abcdef/12/page-frame.html\r\n\
-         Authorization: Bearer {token}\r\n{length}\r\n"
-    )
-    .into_bytes();
+    let mut request = format!("{method} {TARGET} HTTP/1.1\r\nHost: {address}\r\n");
+    for (name, value) in headers() {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let mut request = format!("{request}{length}\r\n").into_bytes();
     request.resize(request.len() + body, b'b');
     request
 }

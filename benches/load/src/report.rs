@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::candidates::Candidate;
 use crate::peers::{Load, Shape};
 
 /// One turn of one candidate.
@@ -45,14 +44,20 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(candidates: &[Candidate], shape: Shape) -> Self {
-        let names: Vec<_> = candidates.iter().map(|candidate| candidate.name).collect();
+    pub(crate) fn new(names: Vec<&'static str>, shape: Shape) -> Self {
         let turns = names.iter().map(|_| Vec::new()).collect();
         Self { names, turns, shape }
     }
 
     pub(crate) fn add(&mut self, candidate: usize, measured: Measured) {
         self.turns[candidate].push(measured);
+    }
+
+    /// CPU time per request by candidate, in microseconds.
+    pub(crate) fn costs(&self) -> Vec<(&'static str, f64)> {
+        let cost =
+            |turns: &Vec<Measured>| median(turns.iter().map(|turn| turn.cpu_micros).collect());
+        self.names.iter().copied().zip(self.turns.iter().map(cost)).collect()
     }
 
     /// The median over the rounds of what the first candidate costs, as a share of this one.
@@ -69,25 +74,29 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 impl fmt::Display for Table {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { connections, answer, body } = self.shape;
+        let Shape { connections, answer, body, .. } = self.shape;
+        if self.names.is_empty() {
+            return writeln!(formatter, "Nobody was there to be asked.");
+        }
         let rounds = self.turns[0].len();
         let first = self.names[0];
         writeln!(
             formatter,
-            "{connections} connections, {body} B up, {answer} B down, {rounds} rounds, medians\n\n\
-             | candidate | CPU µs per request | requests/s | p50 µs | p99 µs | {first} / it |\n\
-             | --- | ---: | ---: | ---: | ---: | ---: |"
+            "{connections} requests under way, {body} B up, {answer} B down, {rounds} rounds\n\n\
+             | candidate | CPU µs per request | requests/s | p50 µs | p99 µs | RSS MiB | {first} / it |\n\
+             | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
         )?;
         for (index, name) in self.names.iter().enumerate() {
             let of =
                 |value: fn(&Measured) -> f64| median(self.turns[index].iter().map(value).collect());
             writeln!(
                 formatter,
-                "| {name} | {:.2} | {:.0} | {:.0} | {:.0} | {:.2} |",
+                "| {name} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} |",
                 of(|turn| turn.cpu_micros),
                 of(|turn| turn.per_second),
                 of(|turn| f64::from(turn.p50)),
                 of(|turn| f64::from(turn.p99)),
+                of(|turn| turn.resident_kib as f64 / 1024.0),
                 self.ratio(index),
             )?;
         }
