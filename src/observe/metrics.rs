@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 use super::route_metrics::RouteMetrics;
-use super::server_metrics::ServerMetrics;
+use super::server_metrics::{Reported, ServerMetrics};
 
 /// All metrics of one gateway. Made once per process; a reload keeps it.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub struct Metrics {
     registry: Registry,
     /// Beside the table, since its names carry no `wxgate_`.
     process: Registry,
+    pub(super) reported: Arc<Reported>,
     /// `route`, `method`, `code`
     pub http_requests: IntCounterVec,
     /// `route`
@@ -181,6 +182,7 @@ impl Metrics {
                 "Lines dropped: queue full or disk refused.",
             )?,
             process: process()?,
+            reported: Arc::default(),
             registry: table.0,
         };
         metrics.config_last_reload_success.set(1);
@@ -293,6 +295,7 @@ mod tests {
         let Metrics {
             registry: _,
             process: _,
+            reported: _,
             http_requests,
             http_request_duration,
             http_requests_in_flight,

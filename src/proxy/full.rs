@@ -17,7 +17,7 @@ use super::attempt::Attempt;
 use super::bridge;
 use super::forward::{Fate, Forward};
 use super::pace::Pace;
-use super::passage::{Admitted, Passage, not_admitted};
+use super::passage::{Admitted, Body, Passage, not_admitted};
 use super::reject;
 use super::upgrade;
 use crate::endpoints::Refusal;
@@ -46,6 +46,7 @@ impl ProxyHttp for FullLane {
     }
 
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
+        passage.body = if session.is_body_empty() { Body::None } else { Body::Some };
         if passage.admitted.is_none() {
             passage.admitted = Admitted::taken_out_of(session.req_header_mut());
         }
@@ -125,8 +126,6 @@ impl ProxyHttp for FullLane {
         request: &mut RequestHeader,
         passage: &mut Passage,
     ) -> Result<()> {
-        // Another attempt sends the body from its first byte again.
-        passage.received = 0;
         let forward = passage.forward()?;
         request.set_raw_path(forward.target.as_bytes())?;
         rewrite(request, forward)?;
@@ -297,7 +296,7 @@ impl ProxyHttp for FullLane {
         // An answer that is late may still be on its way: the request was taken.
         let unanswered = session.response_written().is_none() && !timed_out;
         let repeatable = session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
+            && passage.body == Body::None
             && passage.refusal.is_none();
         let ours = error.esource() == &ErrorSource::Upstream;
         error.set_retry(ours && unanswered && repeatable && may_try_again(passage));
@@ -377,7 +376,7 @@ impl ProxyHttp for FullLane {
 fn may_try_again(passage: &Passage) -> bool {
     passage.forward().ok().and_then(|forward| {
         let upstream = forward.rules.upstreams.get(forward.route.upstream)?;
-        Some(passage.tried.len() <= upstream.config.retries as usize)
+        Some(upstream.grants_retry(passage.tried.len()))
     }) == Some(true)
 }
 

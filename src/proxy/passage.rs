@@ -43,6 +43,14 @@ impl Admitted {
     }
 }
 
+/// Whether a request has a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Body {
+    #[default]
+    None,
+    Some,
+}
+
 /// What the phases of one request share.
 #[derive(Debug, Default)]
 pub struct Passage {
@@ -56,6 +64,8 @@ pub struct Passage {
     /// Whether it did; then the error that Pingora reports is ours.
     pub(super) refused: bool,
     pub(super) received: u64,
+    /// Whether the client sends a body: what has begun to arrive at a server is not sent again.
+    pub(super) body: Body,
     pub(super) sent: u64,
     /// How fast the body must come, where the connection does not see to it itself.
     pub(super) pace: Pace,

@@ -6,11 +6,11 @@ use std::cell::RefCell;
 use bytes::BytesMut;
 
 /// Room for the head of a request or an answer and the first of its body.
-const SIZE: usize = 16 * 1024;
+const SIZE: usize = 8 * 1024;
 /// Larger ones are given back to the system.
 const LARGEST: usize = 64 * 1024;
 /// How many of each kind a thread keeps.
-const MOST: usize = 64;
+const MOST: usize = 512;
 
 thread_local! {
     static OUT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };

@@ -225,7 +225,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new().unwrap());
         let member = |(index, weight): (usize, &u32)| {
             let name = format!("10.0.0.{index}:80");
-            let server = Server::new("php", &name, &[name.parse().unwrap()], Arc::clone(&metrics));
+            let server = Server::new("php", &name, &[name.parse().unwrap()], &metrics);
             Member::new(Arc::new(server), *weight)
         };
         weights.iter().enumerate().map(member).collect()

@@ -1,6 +1,7 @@
 //! Where a request is sent: which server of an upstream, at which address.
 
 mod balance;
+mod budget;
 mod health;
 mod resolve;
 mod server;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use balance::{Balancer, Member};
+use budget::Budget;
 use pingora::upstreams::peer::HttpPeer;
 use resolve::{Name, Resolver};
 pub use server::Server;
@@ -116,6 +118,7 @@ pub struct Upstream {
     members: Vec<Member>,
     balancer: Balancer,
     tls: Option<Tls>,
+    budget: Arc<Budget>,
 }
 
 impl Upstream {
@@ -130,7 +133,6 @@ impl Upstream {
             let server_of_today = known.cloned().unwrap_or_else(|| {
                 let fixed: Option<SocketAddr> = server.address.parse().ok();
                 let addresses = fixed.as_slice();
-                let metrics = Arc::clone(metrics);
                 Arc::new(Server::new(&config.name, &server.address, addresses, metrics))
             });
             if config.health_check.is_none() {
@@ -140,7 +142,10 @@ impl Upstream {
         };
         let members: Vec<Member> = config.servers.iter().map(member).collect();
         let balancer = Balancer::new(config.balance, &members);
-        Ok(Self { config, members, balancer, tls })
+        let mut known = previous.into_iter().flat_map(|old| &old.list);
+        let known = known.find(|old| old.config.name == config.name);
+        let budget = known.map(|old| Arc::clone(&old.budget)).unwrap_or_default();
+        Ok(Self { config, members, balancer, tls, budget })
     }
 
     /// How Pingora connects to `address` of a server of this upstream; without its time-outs of a
@@ -171,7 +176,17 @@ impl Upstream {
         tried: &[usize],
         now: Instant,
     ) -> Result<Picked, NoServer> {
+        if tried.is_empty() {
+            self.budget.earn();
+        }
         self.pick_at(&key, tried, server::since_start(now))
+    }
+
+    /// Whether a request that failed at so many servers may be sent to another: as often as
+    /// `retries` says, and as long as not too many of this upstream's requests are retries. To be
+    /// asked once for each retry, after everything else was found to allow it.
+    pub fn grants_retry(&self, tried: usize) -> bool {
+        tried <= self.config.retries as usize && self.budget.spend()
     }
 
     fn pick_at(&self, key: &PickKey<'_>, tried: &[usize], now: Millis) -> Result<Picked, NoServer> {

@@ -313,7 +313,7 @@ mod tests {
 
     fn name(written: &str) -> Name {
         let metrics = Arc::new(Metrics::new().unwrap());
-        Name::of(&Arc::new(Server::new("php", written, &[], metrics))).unwrap()
+        Name::of(&Arc::new(Server::new("php", written, &[], &metrics))).unwrap()
     }
 
     fn found(name: &Name) -> Vec<String> {
@@ -324,7 +324,7 @@ mod tests {
     fn an_address_is_no_name() {
         for written in ["127.0.0.1:80", "[::1]:80"] {
             let metrics = Arc::new(Metrics::new().unwrap());
-            let server = Arc::new(Server::new("php", written, &[], metrics));
+            let server = Arc::new(Server::new("php", written, &[], &metrics));
             assert!(Name::of(&server).is_none(), "{written}");
         }
     }

@@ -60,7 +60,6 @@ pub struct Server {
     in_flight: AtomicUsize,
     up: IntGauge,
     counts: ServerMetrics,
-    metrics: Arc<Metrics>,
 }
 
 impl Server {
@@ -68,7 +67,7 @@ impl Server {
         upstream: &str,
         name: &str,
         addresses: &[SocketAddr],
-        metrics: Arc<Metrics>,
+        metrics: &Metrics,
     ) -> Self {
         let server = Self {
             name: name.into(),
@@ -76,9 +75,9 @@ impl Server {
             addresses: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
-            up: metrics.upstream_up.with_label_values(&[upstream, name]),
+            // First: from now on nobody takes its rows away.
             counts: metrics.server(upstream, name),
-            metrics,
+            up: metrics.upstream_up.with_label_values(&[upstream, name]),
         };
         server.set_addresses(addresses);
         server
@@ -242,14 +241,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // A server that the configuration no longer names must not be reported for ever. The
-        // row is there, so that an error cannot happen.
-        drop(self.metrics.upstream_up.remove_label_values(&[&*self.upstream, &*self.name]));
-    }
-}
-
 /// An address that a request was given.
 #[derive(Debug)]
 pub(super) struct Taken {
@@ -383,6 +374,7 @@ fn rest_after(failures: u32) -> Duration {
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
+    use crate::observe::Attempted;
 
     const FIRST: &str = "127.0.0.1:8081";
     const SECOND: &str = "127.0.0.2:8081";
@@ -390,7 +382,7 @@ mod tests {
     fn server(addresses: &[&str]) -> (Server, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new().unwrap());
         let addresses: Vec<SocketAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
-        (Server::new("php", "php.test:8081", &addresses, Arc::clone(&metrics)), metrics)
+        (Server::new("php", "php.test:8081", &addresses, &metrics), metrics)
     }
 
     fn fail(server: &Server, now: Millis) {
@@ -504,8 +496,9 @@ mod tests {
     #[test]
     fn a_server_that_is_gone_is_no_longer_reported() {
         let (server, metrics) = server(&[FIRST]);
-        assert!(metrics.render().contains("wxgate_upstream_up{server=\"php.test:8081\""));
+        server.counts().attempted(Attempted::Status(200), Duration::ZERO);
+        assert!(metrics.render().contains("php.test:8081"));
         drop(server);
-        assert!(!metrics.render().contains("wxgate_upstream_up{server=\"php.test:8081\""));
+        assert!(!metrics.render().contains("php.test:8081"));
     }
 }

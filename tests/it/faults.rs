@@ -321,16 +321,36 @@ fn the_hosts_and_status_of_the_backend_are_the_callers_business_too() {
 }
 
 #[test]
-fn a_body_that_is_sent_again_counts_once() {
-    let site = Site::with()
-        // The fast lane sends no body again.
-        .server("max_body_bytes = \"10KiB\"\nfast_lane = false")
-        .upstream("retries = 1")
-        .start();
+fn a_body_is_not_sent_twice_however_it_came() {
+    let site = Site::with().upstream("retries = 1").start();
     site.upstream.answers("/open/x", Reply::default().then_reset());
-    let answer = site.request("PUT", "/open/x").body("a".repeat(6 * 1024)).send();
-    answer.assert_refused(502, "bad_gateway");
-    assert_eq!(site.upstream.requests_to("/open/x").len(), 2);
-    let line = site.access_line(|line| line["path"] == "/open/x");
-    assert_eq!(line["bytes_in"], 6 * 1024, "{line}");
+    let body = "a".repeat(6 * 1024);
+    let head = format!("PUT /open/x HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    for (round, cut) in
+        [head.len() + body.len(), head.len(), head.len() + 100].into_iter().enumerate()
+    {
+        let request = format!("{head}{body}");
+        let (first, rest) = request.split_at(cut);
+        let mut connection = site.connect();
+        connection.send(first.as_bytes());
+        if !rest.is_empty() {
+            connection.send(rest.as_bytes());
+        }
+        connection.answer().assert_refused(502, "bad_gateway");
+        assert_eq!(site.upstream.requests_to("/open/x").len(), round + 1, "cut at {cut}");
+    }
+}
+
+#[test]
+fn no_more_than_a_fifth_of_an_upstreams_requests_are_retries() {
+    let site = Site::with().upstream("retries = 1").start();
+    site.upstream.answers("/open/x", Reply::default().then_reset());
+    for _ in 0..40 {
+        site.get("/open/x").send().assert_refused(502, "bad_gateway");
+    }
+    // Ten at first, and one for every five requests.
+    let retries = site.upstream.requests_to("/open/x").len() - 40;
+    assert!((12..=18).contains(&retries), "{retries}");
+    let told = site.gateway.metric("wxgate_upstream_retries_total", &[("upstream", "php")]);
+    assert_eq!(told, retries as f64);
 }

@@ -30,8 +30,9 @@ pub(crate) struct Upstream {
     pub(crate) read_timeout: Period,
     /// Between two writes of a request.
     pub(crate) write_timeout: Period,
-    /// Further attempts, on another server, only where nothing was sent or the method is
-    /// idempotent and unanswered.
+    /// Further attempts, on another server: where nothing was sent, or where nothing was answered,
+    /// the method is idempotent and the request has no body. Retries are at most a fifth of the
+    /// upstream's requests, but for ten that are granted to begin with.
     pub(crate) retries: u32,
     /// Idle connections kept.
     pub(crate) keepalive: usize,

@@ -44,6 +44,7 @@ pub(crate) struct Order {
     /// Whether the client's connection goes on after it.
     pub(crate) after: After,
     method: Method,
+    repeat: Repeat,
     /// The head as the upstream gets it, and then what of the body is at hand.
     out: Vec<u8>,
     /// Bytes of the body that are not in `out`.
@@ -55,18 +56,27 @@ pub(crate) struct Order {
 enum Method {
     /// Its answer has no body.
     Head,
-    /// It may be sent again (RFC 9110 section 9.2.2).
-    Idempotent,
-    /// It may not.
+    /// Every other one.
     Other,
 }
 
-impl Method {
-    fn of(method: &str) -> Self {
+/// Until when a request may be sent to another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// While nothing of it was sent.
+    Unsent,
+    /// While nothing of an answer came: it does the same twice as once (RFC 9110 section 9.2.2),
+    /// and has no body, of which a part may be gone from here.
+    Unanswered,
+}
+
+impl Repeat {
+    fn of(method: &str, body: u64) -> Self {
         match method {
-            "HEAD" => Self::Head,
-            "GET" | "PUT" | "DELETE" | "OPTIONS" | "TRACE" => Self::Idempotent,
-            _ => Self::Other,
+            "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE" if body == 0 => {
+                Self::Unanswered
+            }
+            _ => Self::Unsent,
         }
     }
 }
@@ -82,8 +92,9 @@ impl Order {
     ) -> Box<Self> {
         let mut out = spare::take_out();
         request::write(&mut out, head, &forward, body);
-        let method = Method::of(head.method);
-        Box::new(Self { forward, exchange, after, method, out, body_left: body })
+        let method = if head.method == "HEAD" { Method::Head } else { Method::Other };
+        let repeat = Repeat::of(head.method, body);
+        Box::new(Self { forward, exchange, after, method, repeat, out, body_left: body })
     }
 
     /// Takes over what of the body has come already: it goes out with the head.
@@ -188,19 +199,19 @@ async fn attempts(
         }
         order.exchange.server = Some(Arc::clone(&picked.server));
         let mut attempt = Attempt::at(picked, now);
-        let age = match order.method {
+        let age = match order.repeat {
             _ if !tried.is_empty() => Age::Fresh,
-            Method::Head | Method::Idempotent => Age::Any,
-            Method::Other => Age::Proven,
+            Repeat::Unanswered => Age::Any,
+            Repeat::Unsent => Age::Proven,
         };
         match try_server(connection, order, upstream, &mut attempt, age, reply, begun).await {
             Ok(end) => return Ok(end),
             Err(Failed { failure, repeatable }) => {
                 attempt.count(failure.attempted());
-                if !repeatable || tried.len() >= upstream.config.retries as usize {
+                tried.push(attempt.picked.index);
+                if !repeatable || !upstream.grants_retry(tried.len()) {
                     return Err(failure);
                 }
-                tried.push(attempt.picked.index);
             }
         }
     }
@@ -239,7 +250,7 @@ async fn try_server(
         idle: order.forward.rules.config.server.idle_timeout,
         body_rate: order.forward.rules.config.server.min_body_rate,
     };
-    let Order { forward, exchange, after, method, out, body_left } = order;
+    let Order { forward, exchange, after, method, out, body_left, .. } = order;
     let outgoing = Outgoing::new(out, *body_left);
     let mut relay = Relay::new(connection, &mut server, outgoing, limits);
     let answering = Answering { forward, exchange, after, is_head: *method == Method::Head };
@@ -259,9 +270,11 @@ async fn try_server(
             Ok(if is_sent { End::Clean } else { End::Unread })
         }
         Err(failure) => {
-            let unsent = sent == 0 || order.method != Method::Other;
-            let repeatable =
-                failure == Failure::UpstreamClosed && !heard && streamed == 0 && unsent;
+            let may = match order.repeat {
+                Repeat::Unanswered => !heard,
+                Repeat::Unsent => sent == 0 && streamed == 0,
+            };
+            let repeatable = failure == Failure::UpstreamClosed && may;
             Err(Failed { failure, repeatable })
         }
     }

@@ -19,15 +19,15 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// A connection that waits for a request.
 struct Idle {
-    address: SocketAddr,
     /// Sweeps that it was kept over.
     sweeps: u64,
     stream: TcpStream,
 }
 
 thread_local! {
-    /// The one that was used last is taken first, so that those in excess grow old.
-    static POOL: RefCell<Vec<Idle>> = const { RefCell::new(Vec::new()) };
+    /// By address, of which there are few. The one that was used last is taken first, so that
+    /// those in excess grow old.
+    static POOL: RefCell<Vec<(SocketAddr, Vec<Idle>)>> = const { RefCell::new(Vec::new()) };
     static SWEEPING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -70,8 +70,8 @@ pub(super) async fn connect(
 fn take(address: SocketAddr, age: Age) -> Option<TcpStream> {
     loop {
         let stream = POOL.with_borrow_mut(|pool| {
-            let index = pool.iter().rposition(|idle| idle.address == address)?;
-            Some(pool.remove(index).stream)
+            let (_, idle) = pool.iter_mut().find(|(its, _)| *its == address)?;
+            Some(idle.pop()?.stream)
         })?;
         let quiet = match age {
             Age::Proven => is_quiet_by_kernel(&stream),
@@ -87,10 +87,13 @@ fn take(address: SocketAddr, age: Age) -> Option<TcpStream> {
 /// to its last byte, and nothing came after that.
 pub(super) fn keep(address: SocketAddr, stream: TcpStream, most: usize) {
     let kept = POOL.with_borrow_mut(|pool| {
-        if pool.iter().filter(|idle| idle.address == address).count() >= most {
-            return false;
+        let kept = Idle { sweeps: 0, stream };
+        match pool.iter_mut().find(|(its, _)| *its == address) {
+            Some((_, idle)) if idle.len() >= most => return false,
+            Some((_, idle)) => idle.push(kept),
+            None if most == 0 => return false,
+            None => pool.push((address, vec![kept])),
         }
-        pool.push(Idle { address, sweeps: 0, stream });
         true
     });
     if kept && !SWEEPING.replace(true) {
@@ -103,10 +106,13 @@ async fn sweep() {
     loop {
         sleep(SWEEP).await;
         let empty = POOL.with_borrow_mut(|pool| {
-            pool.retain_mut(|idle| {
-                idle.sweeps += 1;
-                SWEEP.as_secs() * idle.sweeps < LONGEST_IDLE.as_secs() && is_quiet(&idle.stream)
-            });
+            for (_, idle) in pool.iter_mut() {
+                idle.retain_mut(|idle| {
+                    idle.sweeps += 1;
+                    SWEEP.as_secs() * idle.sweeps < LONGEST_IDLE.as_secs() && is_quiet(&idle.stream)
+                });
+            }
+            pool.retain(|(_, idle)| !idle.is_empty());
             pool.is_empty()
         });
         if empty {
