@@ -79,9 +79,13 @@ pub(crate) fn authorization_words<'a>(headers: Headers<'a>) -> impl Iterator<Ite
     headers
         .get_all("authorization")
         // By bytes: this looks at every byte of every token. All ends of words are ASCII.
-        .flat_map(|value| value.split(|byte| b" \t,;\"='".contains(byte)))
+        .flat_map(|value| value.split(|byte| is_between_words(*byte)))
         .filter(|word| memchr::memchr(b'.', word).is_some())
         .filter_map(|word| std::str::from_utf8(word).ok())
+}
+
+const fn is_between_words(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b',' | b';' | b'"' | b'=' | b'\'')
 }
 
 /// What is no text is no token either, but it is something, and so it is refused.

@@ -95,7 +95,9 @@ impl Programs {
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();
         let line = text.lines().find(|line| line.bytes().any(|byte| byte.is_ascii_digit()))?;
-        Some(line.trim().to_owned())
+        // Envoy begins with the path that it was started by.
+        let said = if program == "envoy" { line.rsplit(' ').next()? } else { line };
+        Some(said.trim().to_owned())
     }
 }
 
