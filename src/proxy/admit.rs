@@ -161,8 +161,7 @@ fn decide(
         target,
         host: head.host.to_owned(),
         websocket: head.is_websocket(),
-        takes_authorization: credential::authorization_words(head.headers)
-            .any(|word| rules.sessions.is_ours(word)),
+        takes_authorization: takes_authorization(rules, head, &credential, caller.as_deref()),
         nominated: forward::nominated(head.headers),
         max_body_bytes: route.max_body_bytes,
         rules: Arc::clone(rules),
@@ -171,6 +170,22 @@ fn decide(
         caller,
         client,
     })))
+}
+
+/// Whether `Authorization` holds a token of ours, whoever could read it there: most often the one
+/// that the caller was known by.
+fn takes_authorization(
+    rules: &Rules,
+    head: &RequestHead<'_>,
+    credential: &Credential<'_>,
+    caller: Option<&Verified>,
+) -> bool {
+    let is_the_one = |token: &str| match credential {
+        Credential::Token(found) => caller.is_some() && found == token,
+        Credential::None => false,
+    };
+    credential::bearer(head.headers).is_some_and(is_the_one)
+        || credential::authorization_words(head.headers).any(|word| rules.sessions.is_ours(word))
 }
 
 pub(super) fn find_credential<'a>(
