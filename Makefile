@@ -12,7 +12,7 @@ SDKS   := tests/e2e/wechat_sdks
 heading = @printf '\n=== %s ===\n' '$(1)'
 failed  = { printf '\nmake test: failed in section: %s\n' '$(1)' >&2; exit 1; }
 
-.PHONY: help demo test test-packages test-format test-lint test-rust test-e2e bench soak bench-stores bench-million bench-micro fmt build clean
+.PHONY: help demo test test-packages test-format test-lint test-rust test-e2e bench fuzz soak bench-stores bench-million bench-micro fmt build clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,21 @@ bench-million: build ## a store of a million sessions: bytes per session, time o
 bench-micro: ## micro-benchmarks of the request path
 	@.ci/packages build
 	cargo bench --locked
+
+CARGO_FUZZ := $(TARGET)/tools/bin/cargo-fuzz
+SECONDS ?= 600
+
+# Without a sanitizer: there is no unsafe code here to be watched, and so a stable compiler will do.
+fuzz: $(CARGO_FUZZ) ## compare the reader of requests with a second one over random bytes: SECONDS=600
+	@.ci/packages build
+	@mkdir -p $(TARGET)/fuzz/corpus
+	$(CARGO_FUZZ) run head --dev --sanitizer none --target-dir $(TARGET)/fuzz \
+	    $(TARGET)/fuzz/corpus fuzz/corpus/head -- -dict=fuzz/head.dict -max_len=4096 \
+	    -max_total_time=$(SECONDS)
+
+$(CARGO_FUZZ):
+	cargo install cargo-fuzz --version 0.13.2 --locked --debug \
+	    --root $(TARGET)/tools --target-dir $(TARGET)/tools/build
 
 fmt: ## format the sources
 	cargo fmt

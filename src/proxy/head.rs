@@ -386,7 +386,8 @@ pub(crate) fn origin_form<'a>(
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
     // To the letter, as Pingora compares them too; it would refuse another case without a word.
-    if authority != host {
+    // `http:///` names no host, even where HTTP/1.0 sends none.
+    if authority.is_empty() || authority != host {
         return Err(Refusal::Malformed("a request target of another host"));
     }
     match path {
@@ -442,6 +443,11 @@ pub(crate) fn content_length(digits: &[u8]) -> Result<u64, Refusal> {
     }
     std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or_else(not_a_length)
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod beside;
+#[cfg(any(test, fuzzing))]
+mod letter;
 
 #[cfg(test)]
 mod tests;

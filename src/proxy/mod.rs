@@ -42,3 +42,12 @@ pub use explain::{Answered, Explanation, HeaderSeen, Outcome, Removed, explain};
 pub use full::FullLane;
 pub use gateway::{Door, Gateway, serve};
 pub use rules::{Counts, Rules};
+
+/// Reads bytes as the gate reads them and to the letter of RFC 9112: for the fuzzer alone.
+///
+/// # Errors
+/// In words where the two do not agree.
+#[cfg(fuzzing)]
+pub fn compare_readers(bytes: &[u8]) -> Result<(), String> {
+    head::beside::compare(bytes)
+}

@@ -44,6 +44,8 @@ class Dependencies(unittest.TestCase):
         cargo = tomllib.loads(read("Cargo.toml"))
         self.same("Crates in the program", list(cargo["dependencies"]))
         self.same("Crates in tests and benchmarks", list(cargo["dev-dependencies"]))
+        fuzzer = tomllib.loads(read("fuzz/Cargo.toml"))
+        self.same("Crates of the fuzzer", list(fuzzer["dependencies"]))
 
     def test_every_debian_package_has_its_reason(self) -> None:
         script = read(".ci/packages")

@@ -211,6 +211,7 @@ fn head_rows() -> Vec<(&'static str, Vec<u8>, End)> {
             whole("GET http://shop.test@other.test/open/x HTTP/1.1\r\nHost: shop.test\r\n\r\n"),
             Refused,
         ),
+        ("absolute form of no host", whole("GET http:///open/x HTTP/1.0\r\n\r\n"), Refused),
         (
             "absolute form of another scheme",
             whole("GET ftp://shop.test/open/x HTTP/1.1\r\nHost: shop.test\r\n\r\n"),
