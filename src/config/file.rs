@@ -154,7 +154,7 @@ impl Default for Server {
             header_timeout: Period(Duration::from_secs(10)),
             idle_timeout: Period(Duration::from_secs(75)),
             max_connections: 16384,
-            max_connections_per_address: 1024,
+            max_connections_per_address: 0,
             min_body_rate: Size(256),
             shutdown_grace: Period(Duration::from_secs(30)),
             fast_lane: true,
