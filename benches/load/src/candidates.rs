@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -147,6 +147,15 @@ pub(crate) fn all() -> Vec<Start> {
         config,
         arguments,
     };
+    let haproxy = |name, config| Start {
+        name,
+        program: "haproxy",
+        extension: "cfg",
+        config,
+        arguments: |place| {
+            vec!["-db".to_owned(), "-f".to_owned(), place.config.display().to_string()]
+        },
+    };
     vec![
         wxgate("wxgate", |place| configs::wxgate(place, true, Log::On)),
         wxgate("wxgate, log off", |place| configs::wxgate(place, true, Log::Off)),
@@ -155,9 +164,8 @@ pub(crate) fn all() -> Vec<Start> {
         nginx("nginx, plain", |place| configs::nginx(place, "")),
         nginx("nginx, auth_request", |place| configs::nginx(place, configs::AUTH_REQUEST)),
         nginx("nginx, Lua, token cached", |place| configs::nginx(place, configs::LUA)),
-        other("HAProxy, jwt_verify", "haproxy", "cfg", configs::haproxy, |place| {
-            vec!["-db".to_owned(), "-f".to_owned(), place.config.display().to_string()]
-        }),
+        haproxy("HAProxy, jwt_verify", |place| configs::haproxy(place, Log::On)),
+        haproxy("HAProxy, jwt_verify, log off", |place| configs::haproxy(place, Log::Off)),
         other("Envoy, jwt_authn", "envoy", "json", configs::envoy, |place| {
             let more = ["--concurrency", "1", "--log-level", "error", "--disable-hot-restart"];
             let more = more.map(str::to_owned).to_vec();
@@ -206,7 +214,7 @@ impl Start {
             .args((self.arguments)(&place))
             .current_dir(directory)
             .env("HOME", directory)
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(config.with_extension("stdout")).unwrap())
             .stderr(std::fs::File::create(config.with_extension("stderr")).unwrap())
             .spawn()
             .unwrap();

@@ -120,12 +120,16 @@ pub(crate) fn nginx(place: &Place<'_>, how: &str) -> String {
     )
 }
 
-/// Without a log, which HAProxy can only send line by line: what it would cost is not charged.
-pub(crate) fn haproxy(place: &Place<'_>) -> String {
+/// Its log goes to standard output, a file here: line by line, as HAProxy always writes it.
+pub(crate) fn haproxy(place: &Place<'_>, log: Log) -> String {
     let (port, backend) = (place.port, place.backend);
+    let log = match log {
+        Log::On => " log stdout format raw local0\n option httplog\n",
+        Log::Off => "",
+    };
     format!(
         "global\n nbthread 1\n maxconn 4096\n\
-         defaults\n mode http\n timeout client 75s\n timeout server 30s\n timeout connect 1s\n\
+         defaults\n mode http\n{log} timeout client 75s\n timeout server 30s\n timeout connect 1s\n\
          timeout http-keep-alive 75s\n option http-keep-alive\n http-reuse always\n\
          frontend f\n bind 127.0.0.1:{port}\n\
          http-request set-var(txn.bearer) http_auth_bearer\n\
@@ -143,9 +147,9 @@ pub(crate) fn haproxy(place: &Place<'_>) -> String {
     )
 }
 
-/// Its log, too, is a line for every write, and so it writes none.
 pub(crate) fn envoy(place: &Place<'_>) -> String {
     let (port, backend, key) = (place.port, place.backend, BASE64URL.encode(KEY));
+    let path = place.config.display();
     let filters = format!(
         r#"[
           {{"name": "envoy.filters.http.jwt_authn", "typed_config": {{
@@ -165,7 +169,10 @@ pub(crate) fn envoy(place: &Place<'_>) -> String {
             "filter_chains": [{{"filters": [{{"name": "envoy.filters.network.http_connection_manager",
               "typed_config": {{
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                "stat_prefix": "bench", "http_filters": {filters},
+                "stat_prefix": "bench",
+                "access_log": [{{"name": "envoy.access_loggers.file", "typed_config": {{
+                  "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                  "path": "{path}.access"}}}}], "http_filters": {filters},
                 "route_config": {{"virtual_hosts": [{{"name": "all", "domains": ["*"],
                   "routes": [{{"match": {{"prefix": "/"}}, "route": {{"cluster": "php"}}}}]}}]}}}}}}]}}]}}],
           "clusters": [{{"name": "php", "type": "STATIC", "connect_timeout": "1s",

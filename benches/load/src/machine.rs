@@ -50,9 +50,9 @@ pub(crate) fn describe(programs: &Programs, rounds: usize, seconds: f64) -> Stri
         "# What a request costs, {year}-{month:02}-{day:02}\n\n\
          Written by `make bench`: {rounds} rounds of {seconds} s for each candidate, medians, \
          candidates compared within a round.\n\
-         HS256, the token in `Authorization`, one worker each, metrics on. An access log is \
-         written where it can be\nwritten in batches (wxgate, nginx, Traefik; Caddy's goes line by \
-         line); HAProxy and Envoy write none, which is\nnot charged to them.\n\n\
+         HS256, the token in `Authorization`, one worker each, metrics on. All write an \
+         access log to a file but\nfor bare Pingora and where \"log off\" is said: in batches where \
+         they can, HAProxy and Caddy line by line.\n\n\
          | | |\n| --- | --- |\n\
          | machine | {model}, {cores} cores, {} of memory, load {load} before it began |\n\
          | kernel | {kernel} |\n| commit | {commit} |\n",
