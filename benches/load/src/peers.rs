@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::candidates;
 
@@ -45,7 +45,10 @@ pub(crate) fn pin_to_first_core() {
 
 /// Answers every request alike; returns its port.
 pub(crate) async fn start_backend(answer: usize) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // A thousand connections come at once; one that the kernel turns away waits for a second.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(4096).unwrap();
     let port = listener.local_addr().unwrap().port();
     let head = format!(
         "HTTP/1.1 200 OK\r\nServer: backend\r\nDate: Sat, 21 Nov 2026 13:00:00 GMT\r\n\
