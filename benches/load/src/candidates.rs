@@ -269,7 +269,8 @@ impl Candidate {
 impl Drop for Candidate {
     fn drop(&mut self) {
         let pid = self.child.id().to_string();
-        drop(Command::new("kill").arg(pid).status());
+        // Not TERM, after which Pingora waits five minutes.
+        drop(Command::new("kill").args(["-INT", &pid]).status());
         drop(self.child.wait());
     }
 }
