@@ -9,7 +9,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{AddrParseError, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,8 @@ const MOST_BYTES: usize = 8 * 1024;
 
 /// What the new process says once it serves.
 const SERVES: u8 = b'!';
+/// What follows the address of a socket that systemd holds too.
+const SYSTEMD: &str = " systemd";
 
 /// Why sockets were not handed over. Everything is as it was before.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +65,23 @@ pub(crate) enum HandOverError {
 pub(crate) struct Named {
     pub(crate) written: SocketAddr,
     pub(crate) listener: TcpListener,
+    pub(crate) holder: Holder,
+}
+
+/// With whom a listening socket lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// The gateway alone: when it ends, the socket is gone.
+    Gateway,
+    /// systemd too: connections may come while no gateway runs, for the next one.
+    Systemd,
 }
 
 impl Named {
     /// The same socket once more.
     pub(crate) fn again(&self) -> io::Result<Self> {
-        Ok(Self { written: self.written, listener: self.listener.try_clone()? })
+        let listener = self.listener.try_clone()?;
+        Ok(Self { written: self.written, listener, holder: self.holder })
     }
 }
 
@@ -161,7 +174,7 @@ fn check_user(stream: &UnixStream) -> Result<(), HandOverError> {
 }
 
 async fn send(stream: &UnixStream, sockets: &[Named]) -> Result<(), HandOverError> {
-    let text: String = sockets.iter().map(|socket| format!("{}\n", socket.written)).collect();
+    let text: String = sockets.iter().map(line).collect();
     if sockets.len() > MOST_SOCKETS || text.len() > MOST_BYTES {
         return Err(HandOverError::Garbled);
     }
@@ -175,6 +188,21 @@ async fn send(stream: &UnixStream, sockets: &[Named]) -> Result<(), HandOverErro
         Ok(sendmsg(stream, &bytes, &mut rights, SendFlags::empty())?)
     });
     if sent.await? == text.len() { Ok(()) } else { Err(HandOverError::Garbled) }
+}
+
+/// The address, and a word where systemd holds the socket too.
+fn line(socket: &Named) -> String {
+    match socket.holder {
+        Holder::Gateway => format!("{}\n", socket.written),
+        Holder::Systemd => format!("{}{SYSTEMD}\n", socket.written),
+    }
+}
+
+fn read_line(line: &str) -> Result<(SocketAddr, Holder), AddrParseError> {
+    match line.strip_suffix(SYSTEMD) {
+        Some(address) => Ok((address.parse()?, Holder::Systemd)),
+        None => Ok((line.parse()?, Holder::Gateway)),
+    }
 }
 
 /// One message holds everything: it is small, and the kernel does not cut what carries sockets.
@@ -196,11 +224,11 @@ async fn receive(stream: &UnixStream) -> Result<Vec<Named>, HandOverError> {
     });
     let (text, listeners) = received.await?;
     let text = String::from_utf8(text).map_err(|_| HandOverError::Garbled)?;
-    let written: Result<Vec<SocketAddr>, _> = text.lines().map(str::parse).collect();
-    let written = written.map_err(|_| HandOverError::Garbled)?;
-    if written.is_empty() || written.len() != listeners.len() {
+    let lines: Result<Vec<_>, _> = text.lines().map(read_line).collect();
+    let lines = lines.map_err(|_| HandOverError::Garbled)?;
+    if lines.is_empty() || lines.len() != listeners.len() {
         return Err(HandOverError::Garbled);
     }
-    let named = |(written, listener)| Named { written, listener };
-    Ok(written.into_iter().zip(listeners).map(named).collect())
+    let named = |((written, holder), listener)| Named { written, listener, holder };
+    Ok(lines.into_iter().zip(listeners).map(named).collect())
 }

@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
+use socket2::{SockFilter, SockRef};
 use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use super::crowd::Crowd;
-use super::handover::Named;
+use super::handover::{Holder, Named};
+use super::signals::Told;
 use super::workers::{Accepted, Workers};
 use super::{Listening, ServeError};
 use crate::config::Config;
@@ -19,6 +21,20 @@ use crate::proxy::{Door, Gateway};
 
 /// Connections that the kernel keeps for us; the kernel's own limit (somaxconn) is above it.
 const BACKLOG: u32 = 4096;
+
+/// How long a client that began to connect before the drain has for the last step of its
+/// handshake: a few round trips of a network that is not at its worst.
+const HANDSHAKE: Duration = Duration::from_millis(200);
+
+/// A classic BPF program that drops a segment with SYN and without ACK (RFC 9293 section 3.1), and
+/// keeps every other.
+const NO_NEW_CONNECTIONS: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13), // A = byte 13 of the TCP header, the flags
+    SockFilter::new(0x54, 0, 0, 0x12), // A &= SYN | ACK
+    SockFilter::new(0x15, 0, 1, 0x02), // A == SYN?
+    SockFilter::new(0x06, 0, 0, 0),  // yes: drop
+    SockFilter::new(0x06, 0, 0, u32::MAX), // no: keep all of it
+];
 
 /// Every socket that listens.
 #[derive(Debug)]
@@ -30,7 +46,7 @@ pub(crate) struct Listeners {
 
 /// The accept loops.
 #[derive(Debug)]
-pub(crate) struct Accepting(Vec<(oneshot::Sender<()>, JoinHandle<()>)>);
+pub(crate) struct Accepting(Vec<(oneshot::Sender<Told>, JoinHandle<()>)>);
 
 impl Listeners {
     /// Takes those of `inherited` that the configuration names, the admin listener first, and
@@ -96,6 +112,7 @@ impl Listeners {
             let (stop, stopped) = oneshot::channel();
             let entrance = Entrance {
                 listener,
+                holder: socket.holder,
                 door,
                 queues: workers.queues(),
                 crowd: Arc::clone(workers.crowd()),
@@ -109,11 +126,18 @@ impl Listeners {
 }
 
 impl Accepting {
-    /// Takes what waits in the kernel's queue, and closes the sockets.
-    pub(crate) async fn stop(self) {
+    /// Takes in who has begun to connect, and closes the sockets.
+    pub(crate) async fn stop(self, told: Told) {
+        let mut tasks = Vec::new();
         for (stop, task) in self.0 {
-            if stop.send(()).is_err() || task.await.is_err() {
+            if stop.send(told).is_err() {
                 log::error!("an accept loop had ended already");
+            }
+            tasks.push(task);
+        }
+        for task in tasks {
+            if let Err(error) = task.await {
+                log::error!("an accept loop ended badly: {error}");
             }
         }
     }
@@ -129,7 +153,7 @@ fn bind(address: SocketAddr) -> Result<Named, ServeError> {
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?.into_std()?;
-        Ok(Named { written: address, listener })
+        Ok(Named { written: address, listener, holder: Holder::Gateway })
     };
     bind().map_err(|cause| ServeError::Listen { address, cause })
 }
@@ -137,6 +161,7 @@ fn bind(address: SocketAddr) -> Result<Named, ServeError> {
 /// One socket that listens, and where the connections that come in over it go.
 struct Entrance {
     listener: tokio::net::TcpListener,
+    holder: Holder,
     door: Door,
     queues: Vec<mpsc::Sender<Accepted>>,
     crowd: Arc<Crowd>,
@@ -144,25 +169,42 @@ struct Entrance {
 }
 
 impl Entrance {
-    async fn accept(self, mut stopped: oneshot::Receiver<()>) {
+    async fn accept(self, stopped: oneshot::Receiver<Told>) {
         let mut turns = self.queues.iter().cycle();
+        let told = self.accept_until(stopped, &mut turns).await.unwrap_or(Told::End);
+        if told == Told::HandedOver || self.holder == Holder::Systemd {
+            // The socket lives on, and who waits in its queue is served by the next process.
+            return;
+        }
+        // With the socket, the kernel would also reset the connections that it has made and that
+        // nobody has accepted yet: requests that were sent would be lost. So first it makes no
+        // more (who asks now is refused when the socket is gone, and goes elsewhere), and then
+        // the queue is emptied.
+        if let Err(error) = SockRef::from(&self.listener).attach_filter(&NO_NEW_CONNECTIONS) {
+            log::warn!("clients that connect in this very moment may be cut off: {error}");
+        }
+        self.accept_until(sleep(HANDSHAKE), &mut turns).await;
+    }
+
+    async fn accept_until<T>(
+        &self,
+        end: impl Future<Output = T>,
+        turns: &mut impl Iterator<Item = &mpsc::Sender<Accepted>>,
+    ) -> T {
+        tokio::pin!(end);
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                _ = &mut stopped => break,
+                ended = &mut end => return ended,
             };
             match accepted {
-                Ok(accepted) => self.let_in(accepted, &mut turns).await,
+                Ok(accepted) => self.let_in(accepted, turns).await,
                 Err(error) => {
                     // No file descriptors left, mostly: give those that are open a chance to end.
                     log::warn!("no connection could be accepted: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    sleep(Duration::from_millis(50)).await;
                 }
             }
-        }
-        // Whoever connected in time is still served.
-        while let Some(Ok(accepted)) = self.listener.accept().now_or_never() {
-            self.let_in(accepted, &mut turns).await;
         }
     }
 

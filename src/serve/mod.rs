@@ -154,7 +154,8 @@ async fn control(
     }
     let place = source.path.clone();
     let mut reloader = Reloader::new(source.path, source.reread, lasting, built, gateway, admin);
-    if signals.obey(&mut reloader, &place, spare).await == Told::HandedOver {
+    let told = signals.obey(&mut reloader, &place, spare).await;
+    if told == Told::HandedOver {
         // Whoever asks now is answered by the new process.
         admin_task.abort();
     } else {
@@ -162,7 +163,7 @@ async fn control(
     }
     log::info!("draining: requests in flight are finished, for at most {grace:?}");
     drain.send_replace(true);
-    accepting.stop().await;
+    accepting.stop(told).await;
     let ended = tokio::select! {
         ended = drain::wait(workers.crowd(), grace) => ended,
         () = signals.end() => Ended::CutOff,

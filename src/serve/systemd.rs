@@ -7,7 +7,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
 use super::ServeError;
-use super::handover::Named;
+use super::handover::{Holder, Named};
 use crate::config::Config;
 
 /// Every socket listens. After an upgrade the service has a new main process.
@@ -50,7 +50,8 @@ pub(crate) fn sockets() -> Result<Vec<Named>, ServeError> {
             .and_then(|listener| {
                 let Some(listener) = listener else { return Ok(None) };
                 listener.set_nonblocking(true)?;
-                Ok(Some(Named { written: listener.local_addr()?, listener }))
+                let written = listener.local_addr()?;
+                Ok(Some(Named { written, listener, holder: Holder::Systemd }))
             })
             .map_err(ServeError::system("a socket of systemd's"))?;
         sockets.extend(socket);
