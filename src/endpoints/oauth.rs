@@ -181,7 +181,7 @@ fn parameters<const N: usize>(
 
 /// A path of this site, query and fragment included, as a browser reads it. Decoded as often as
 /// anything on the way might, it must still be one.
-fn same_site(written: &str) -> Result<String, InputError> {
+pub(crate) fn same_site(written: &str) -> Result<String, InputError> {
     let mut decoded = Cow::Borrowed(written);
     for _ in 0..5 {
         let path = decoded.split(['?', '#']).next().unwrap_or_default();

@@ -10,7 +10,7 @@ use super::credential;
 use super::head::RequestHead;
 use super::rules::Rules;
 use crate::config::{AppKind, TokenSource};
-use crate::endpoints::{Browser, Refusal, Shown};
+use crate::endpoints::{Browser, Refusal, Shown, same_site};
 use crate::route::table::Route;
 
 /// What a browser says with a request for one of the gateway's own endpoints, kept for as long as
@@ -103,14 +103,14 @@ pub(crate) fn login(
     let query = head.target.split_once('?').map(|(_, query)| {
         credential::query_without(query, places).unwrap_or_else(|| query.to_owned())
     });
-    let return_to = match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
+    // A query that the login would refuse (too long, or odd) is worth less than the page.
+    let wished = query.map(|query| format!("{path}?{query}"));
+    let return_to = wished.as_deref().into_iter().chain([path]).find(|to| same_site(to).is_ok());
+    let return_to = return_to.unwrap_or("/");
     let address = format!("{}/oauth/login?", rules.config.login.prefix);
     let query_at = address.len();
     let mut location = form_urlencoded::Serializer::for_suffix(address, query_at);
-    location.append_pair("appid", &app.appid).append_pair("return_to", &return_to);
+    location.append_pair("appid", &app.appid).append_pair("return_to", return_to);
     Some(location.finish())
 }
 

@@ -386,6 +386,15 @@ fn a_browser_without_a_session_is_sent_to_the_login_and_programs_are_not() {
     let there = site.get(location).host("shop.test").send();
     assert_eq!(there.status, 302, "{}", there.text());
 
+    // A query that the login would not take is left behind: the page is worth more.
+    for query in ["a".repeat(3000), "a=%5C".to_owned(), "a=%FF".to_owned()] {
+        let odd = site.get(&format!("/api/orders?{query}")).host("shop.test");
+        let answer = odd.header("Accept", "text/html").send();
+        let location = answer.header("Location").unwrap();
+        assert!(location.ends_with("&return_to=%2Fapi%2Forders"), "{location}");
+        assert_eq!(site.get(location).host("shop.test").send().status, 302);
+    }
+
     let spent = Forge::of("alice").claim("exp", 1_000_000).claim("iat", 999_999).token();
     let expired = page("text/html").header("Cookie", &format!("{COOKIE}{spent}")).send();
     assert_eq!(expired.status, 302);
