@@ -250,7 +250,7 @@ fn append_second(out: &mut Vec<u8>, unix_millis: u64, form: Form) {
             fresh
         }
     };
-    out.extend(second.text.iter().take(second.length));
+    out.extend_from_slice(second.text.get(..second.length).unwrap_or_default());
 }
 
 impl Second {

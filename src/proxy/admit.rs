@@ -180,11 +180,8 @@ fn takes_authorization(
     credential: &Credential<'_>,
     caller: Option<&Verified>,
 ) -> bool {
-    let is_the_one = |token: &str| match credential {
-        Credential::Token(found) => caller.is_some() && found == token,
-        Credential::None => false,
-    };
-    credential::bearer(head.headers).is_some_and(is_the_one)
+    let is_the_one = caller.is_some() && matches!(credential, Credential::Bearer(_));
+    is_the_one
         || credential::authorization_words(head.headers).any(|word| rules.sessions.is_ours(word))
 }
 
@@ -206,10 +203,7 @@ fn own(
     check_length(head, Some(endpoint.body_limit()))?;
     Ok(Decision::Own(Box::new(OwnRequest {
         endpoint,
-        token: match credential {
-            Credential::None => None,
-            Credential::Token(token) => Some(token.into_owned()),
-        },
+        token: credential.token().map(ToOwned::to_owned),
         content_type: head.headers.text("content-type").map(ToOwned::to_owned),
         referer: head.headers.text("referer").map(ToOwned::to_owned),
         browser: FromBrowser::of(head, client, &rules.config.session.token_from),
@@ -265,11 +259,11 @@ pub(super) fn authenticate(
     credential: &Credential<'_>,
     exchange: &mut Exchange,
 ) -> Result<Option<Arc<Verified>>, Refusal> {
-    let (caller, auth) = match (route.auth, credential) {
+    let (caller, auth) = match (route.auth, credential.token()) {
         (Auth::Public, _) => (None, AuthResult::Public),
-        (Auth::Optional, Credential::None) => (None, AuthResult::Guest),
-        (Auth::Required, Credential::None) => return Err(Refusal::Unauthorized),
-        (Auth::Required | Auth::Optional, Credential::Token(token)) => {
+        (Auth::Optional, None) => (None, AuthResult::Guest),
+        (Auth::Required, None) => return Err(Refusal::Unauthorized),
+        (Auth::Required | Auth::Optional, Some(token)) => {
             (Some(rules.sessions.verify(token)?), AuthResult::Ok)
         }
     };

@@ -160,7 +160,12 @@ pub(crate) struct Nominated<'a>(Option<Headers<'a>>);
 impl<'a> Nominated<'a> {
     /// Those of an answer.
     pub(crate) fn of(headers: Headers<'a>) -> Self {
-        Self(headers.get_all("connection").next().is_some().then_some(headers))
+        // What nearly every answer says names no header.
+        let is_plain = |value: &[u8]| {
+            ["keep-alive", "close"].iter().any(|it| value.eq_ignore_ascii_case(it.as_bytes()))
+        };
+        let names_any = headers.get_all("connection").any(|value| !is_plain(value));
+        Self(names_any.then_some(headers))
     }
 
     fn contains(self, name: &str) -> bool {

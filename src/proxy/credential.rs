@@ -13,9 +13,22 @@ use crate::identity::headers::folds_to;
 pub(crate) enum Credential<'a> {
     /// Nothing: a guest.
     None,
-    /// A token, to be verified. Several different ones in one place are joined, which no verifier
-    /// takes: nobody may choose which of them counts.
-    Token(Cow<'a, str>),
+    /// A token in `Authorization`, to be verified.
+    Bearer(&'a str),
+    /// A token in another place. Several different ones in one place are joined, which no
+    /// verifier takes: nobody may choose which of them counts.
+    Elsewhere(Cow<'a, str>),
+}
+
+impl Credential<'_> {
+    /// The token, to be verified.
+    pub(crate) fn token(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Bearer(token) => Some(token),
+            Self::Elsewhere(token) => Some(token),
+        }
+    }
 }
 
 /// A request with more than one `Authorization`: nobody knows which one counts.
@@ -33,7 +46,10 @@ pub(crate) fn find<'a>(
     }
     for place in places {
         let found = match place {
-            TokenSource::Authorization => bearer(head.headers).map(Cow::Borrowed),
+            TokenSource::Authorization => match bearer(head.headers) {
+                Some(token) => return Ok(Credential::Bearer(token)),
+                None => None,
+            },
             TokenSource::Cookie(name) => one(cookies(head.headers)
                 .filter(|(candidate, _)| *candidate == name.as_bytes())
                 .map(|(_, value)| value)),
@@ -43,7 +59,7 @@ pub(crate) fn find<'a>(
             TokenSource::Query(name) => query_value(head.target, name),
         };
         if let Some(token) = found {
-            return Ok(Credential::Token(token));
+            return Ok(Credential::Elsewhere(token));
         }
     }
     Ok(Credential::None)
@@ -55,13 +71,13 @@ pub(crate) fn place<'p>(
     places: &'p [TokenSource],
 ) -> Option<&'p TokenSource> {
     let holds = |place: &&TokenSource| {
-        matches!(find(head, std::slice::from_ref(*place)), Ok(Credential::Token(_)))
+        find(head, std::slice::from_ref(*place)).is_ok_and(|found| found.token().is_some())
     };
     places.iter().find(holds)
 }
 
 /// The credentials of `Authorization: Bearer …`, if there are any.
-pub(crate) fn bearer(headers: Headers<'_>) -> Option<&str> {
+fn bearer(headers: Headers<'_>) -> Option<&str> {
     let value = headers.get_all("authorization").next()?;
     let (scheme, rest) = value.split_at_checked(6)?;
     // RFC 9110 writes one space; backends take a tab too (PHP, Spring), and must not be handed

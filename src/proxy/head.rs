@@ -69,9 +69,11 @@ impl<'a> Headers<'a> {
 
     /// Whether a comma-separated header holds a token.
     pub(crate) fn lists(self, name: &str, token: &str) -> bool {
-        self.get_all(name).any(|value| {
-            let mut items = value.split(|byte| *byte == b',');
-            items.any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        let is_it = |item: &[u8]| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes());
+        self.get_all(name).any(|value| match memchr::memchr(b',', value) {
+            // Nearly always there is one item.
+            None => is_it(value),
+            Some(_) => value.split(|byte| *byte == b',').any(is_it),
         })
     }
 }
@@ -98,8 +100,8 @@ impl RequestHead<'_> {
     pub(crate) fn is_websocket(&self) -> bool {
         self.method == "GET"
             && self.version == http::Version::HTTP_11
-            && self.headers.lists("connection", "upgrade")
             && self.headers.get_all("upgrade").count() == 1
+            && self.headers.lists("connection", "upgrade")
             && self.headers.lists("upgrade", "websocket")
             // What has a body is not a handshake: its end would be lost in the open stream.
             && self.headers.get_all("transfer-encoding").next().is_none()
@@ -336,15 +338,13 @@ pub(crate) fn is_authority(text: &str) -> bool {
             };
             let is_name =
                 |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-            // An empty label would be another host to who routes and the same to who resolves.
             let mut last = b'.';
-            let mut has_empty_label = false;
             for byte in host.bytes() {
-                has_empty_label |= byte == b'.' && last == b'.';
+                // An empty label would be another host to who routes and the same to who resolves.
+                if !is_name(byte) || (byte == b'.' && last == b'.') {
+                    return false;
+                }
                 last = byte;
-            }
-            if !host.bytes().all(is_name) || has_empty_label {
-                return false;
             }
             (host, port)
         }
@@ -363,7 +363,7 @@ pub(crate) fn origin_form<'a>(
     // RFC 3986 knows none of these in a target; parsers behind us read them in different ways.
     let is_foreign = |byte: u8| byte <= b' ' || byte == 0x7f || b"#\"<>".contains(&byte);
     // Nor a backquote, but browsers write it as it is in a query (WHATWG URL section 1.3).
-    let (path, _) = target.split_once('?').unwrap_or((target, ""));
+    let (path, _) = split_target(target);
     if target.bytes().any(is_foreign) || path.contains('`') {
         return Err(Refusal::Malformed("a request target with a byte that no URI may hold"));
     }

@@ -4,7 +4,7 @@
 //! path, a method that the stricter one does not name would open what it guards.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -267,8 +267,10 @@ impl Table {
     fn levels<'a>(&'a self, host: &str) -> impl Iterator<Item = &'a Paths> {
         // A dot at the very front has no label before it for the `*` to stand for. Suffixes
         // longer than any wildcard are not looked up: a client could send thousands of dots.
-        let wildcards = host
-            .match_indices('.')
+        let dots = (self.longest_wildcard > 0).then(|| host.match_indices('.'));
+        let wildcards = dots
+            .into_iter()
+            .flatten()
             .filter(|(at, _)| *at > 0 && host.len() - at <= self.longest_wildcard)
             .filter_map(|(at, _)| self.wildcards.get(host.get(at..)?));
         self.exact.get(host).into_iter().chain(wildcards).chain([&self.any])
@@ -307,10 +309,10 @@ fn canonical_host(host: &str) -> Cow<'_, str> {
 /// The routes of one host pattern by their paths.
 #[derive(Debug, Default)]
 struct Paths {
-    exact: HashMap<Box<[u8]>, Place>,
+    exact: BTreeMap<Box<[u8]>, Place>,
     /// By the path without its last `/`, so that the tree of `/api` is found by `/api`; the tree
     /// of everything is under the empty key.
-    trees: HashMap<Box<[u8]>, Place>,
+    trees: BTreeMap<Box<[u8]>, Place>,
     /// Length of the longest key of `trees`.
     longest_tree: usize,
 }
@@ -345,7 +347,7 @@ impl Paths {
         // From the right, every `/` ends the name of a tree. What is longer than any tree is not
         // looked up: a client could send thousands of slashes.
         let mut rest = path.get(..=self.longest_tree).unwrap_or(path);
-        while let Some(slash) = rest.iter().rposition(|byte| *byte == b'/') {
+        while let Some(slash) = memchr::memrchr(b'/', rest) {
             rest = rest.get(..slash).unwrap_or_default();
             if let Some(place) = self.trees.get(rest) {
                 return Fit::Place(place);

@@ -44,17 +44,19 @@ pub(crate) fn write(out: &mut Vec<u8>, head: &RequestHead<'_>, forward: &Forward
             }
         }
     }
-    for (name, value) in forward.additions() {
-        write_line(out, name.as_bytes(), value.as_bytes());
-    }
+    forward
+        .additions()
+        .for_each(|(name, value)| write_line(out, name.as_bytes(), value.as_bytes()));
     out.extend_from_slice(b"\r\n");
 }
 
 /// One header line.
 pub(super) fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    for part in [name, b": ", value, b"\r\n"] {
-        out.extend_from_slice(part);
-    }
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// A number in decimal digits.
