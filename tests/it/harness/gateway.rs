@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
@@ -37,6 +37,14 @@ struct Text {
     stderr: String,
     /// Streams that have ended.
     ended: usize,
+}
+
+impl Output {
+    /// What was said so far, also where a test failed while it read that: the message of the one
+    /// failure is worth more than a second panic, which would end all tests.
+    fn text(&self) -> MutexGuard<'_, Text> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Kills a gateway that others are using.
@@ -91,7 +99,7 @@ impl Gateway {
 
     fn await_ready(&mut self) {
         let end = Instant::now() + DEADLINE;
-        let mut text = self.output.text.lock().unwrap();
+        let mut text = self.output.text();
         loop {
             let admin = addresses(&text.stderr, "admin listening on ");
             if let Some(admin) = admin.first() {
@@ -105,7 +113,8 @@ impl Gateway {
             assert!(text.ended < 2, "the gateway did not start:\n{}{}", text.stderr, text.stdout);
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "the gateway is not ready:\n{}", text.stderr);
-            text = self.output.more.wait_timeout(text, left).unwrap().0;
+            let woken = self.output.more.wait_timeout(text, left);
+            text = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -157,11 +166,11 @@ impl Gateway {
     }
 
     pub(crate) fn stdout(&self) -> String {
-        self.output.text.lock().unwrap().stdout.clone()
+        self.output.text().stdout.clone()
     }
 
     pub(crate) fn stderr(&self) -> String {
-        self.output.text.lock().unwrap().stderr.clone()
+        self.output.text().stderr.clone()
     }
 
     fn pid(&self) -> Pid {
@@ -254,11 +263,11 @@ fn collect(
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-            of(&mut output.text.lock().unwrap()).push_str(&String::from_utf8_lossy(&line));
+            of(&mut output.text()).push_str(&String::from_utf8_lossy(&line));
             output.more.notify_all();
             line.clear();
         }
-        output.text.lock().unwrap().ended += 1;
+        output.text().ended += 1;
         output.more.notify_all();
     });
 }
