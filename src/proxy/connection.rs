@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use super::alarm::{Alarm, Deadline, Patience};
 use super::chunked::ChunkedEnd;
 use super::client::Peer;
+use super::opening::{GOAWAY, Opening};
 use super::pace::Pace;
 use super::socket::Socket;
 use super::spare;
@@ -65,6 +66,8 @@ pub(crate) struct Connection {
     /// Bytes that are to be written at the next flush.
     behind: BytesMut,
     window: Window,
+    /// How far HTTP/2 is begun, where that is spoken.
+    opening: Option<Opening>,
     /// What the body of the current request is held to, in the full lane.
     held: Option<Box<Held>>,
     end_of_input: bool,
@@ -90,6 +93,7 @@ impl Connection {
             ahead: BytesMut::new(),
             behind: BytesMut::new(),
             window: Window::Bytes(0),
+            opening: None,
             held: None,
             end_of_input: false,
             alarm: Alarm::default(),
@@ -186,6 +190,12 @@ impl Connection {
     pub(crate) fn open(&mut self, window: Window) {
         self.window = window;
         self.held = None;
+    }
+
+    /// Lets the next reader have all that comes, if it begins as HTTP/2 does.
+    pub(crate) fn open_http2(&mut self) {
+        self.open(Window::Open);
+        self.opening = Some(Opening::default());
     }
 
     /// Its body must keep this pace, and is read no further once `cut` has its answer.
@@ -365,7 +375,15 @@ impl AsyncRead for Connection {
                 return Poll::Ready(Ok(()));
             }
             let granted = this.grant(buffer.remaining())?;
-            buffer.put_slice(this.ahead.get(..granted).unwrap_or_default());
+            let bytes = this.ahead.get(..granted).unwrap_or_default();
+            if this.opening.as_mut().is_some_and(|opening| !opening.advance(bytes)) {
+                this.behind.extend_from_slice(&GOAWAY);
+                if let Poll::Ready(told) = Pin::new(&mut *this).poll_flush(context) {
+                    told?;
+                }
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+            buffer.put_slice(bytes);
             this.ahead.advance(granted);
             return Poll::Ready(Ok(()));
         }

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::admit::{Decision, OwnRequest, admit};
 use super::client::{Peer, new_request_id};
-use super::connection::{Connection, Window};
+use super::connection::Connection;
 use super::exchange::Exchange;
 use super::gateway::Gateway;
 use super::head::LAST_CALL;
@@ -50,7 +50,7 @@ pub(super) async fn serve(gateway: Arc<Gateway>, mut connection: Connection) {
     let peer = connection.peer().clone();
     let digest = Digest { socket_digest: connection.get_socket_digest(), ..Digest::default() };
     let digest = Arc::new(digest);
-    connection.open(Window::Open);
+    connection.open_http2();
     let shaken = handshake(Box::new(connection), Some(options(&rules)));
     let Ok(Ok(mut http2)) = timeout(rules.config.server.header_timeout, shaken).await else {
         return;

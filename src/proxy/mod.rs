@@ -28,6 +28,7 @@ mod http1;
 mod http2;
 mod http2_head;
 mod kept;
+mod opening;
 mod pace;
 mod passage;
 mod redirect;

@@ -250,7 +250,27 @@ fn a_connection_that_does_not_begin_as_it_should_is_ended() {
         let mut raw = Raw::open_with(site.gateway.address(), &client, &begin);
         assert_eq!(raw.outcome(1, DEADLINE), Outcome::ConnectionError, "{}", begin.escape_ascii());
     }
-    assert!(site.upstream.requests().is_empty());
+    for (first, frames) in [
+        ("a ping", [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[])].concat()),
+        ("an acknowledgement", [frame(SETTINGS, 1, 0, &[]), get(1, "/open/bad")].concat()),
+        ("a request", get(1, "/open/bad")),
+    ] {
+        let begin = [&preface[..], &frames].concat();
+        let mut raw = Raw::open_with(site.gateway.address(), &client, &begin);
+        let mut answers = std::iter::from_fn(|| raw.read(DEADLINE).ok());
+        let goaway = answers.find(|(kind, ..)| *kind == GOAWAY).map(|(.., payload)| payload);
+        // The last stream, and PROTOCOL_ERROR.
+        assert_eq!(goaway, Some(vec![0, 0, 0, 0, 0, 0, 0, 1]), "{first}");
+        assert_eq!(raw.read(DEADLINE), Err(true), "{first}");
+    }
+    // However the bytes come.
+    let mut raw = Raw::open_with(site.gateway.address(), &client, &[]);
+    for byte in [&preface[..], &frame(SETTINGS, 0, 0, &setting(2, 0))].concat() {
+        assert!(raw.send(&[byte]));
+    }
+    raw.send(&get(1, "/open/good"));
+    assert_eq!(raw.outcome(1, DEADLINE), Outcome::Served);
+    assert!(site.upstream.requests_to("/open/bad").is_empty());
     let mut raw = Raw::open(site.gateway.address(), &client);
     raw.send(&frame(PING, 0, 0, b"12345678"));
     let answer = std::iter::from_fn(|| raw.read(DEADLINE).ok()).find(|frame| frame.0 == PING);
