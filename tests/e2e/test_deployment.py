@@ -108,10 +108,25 @@ class Written(unittest.TestCase):
         secret = scrape["authorization"]["credentials_file"]
         self.assertIn(Path(secret).name, compose()["services"]["prometheus"]["secrets"])
 
-    def test_the_unit_waits_longer_than_a_drain_takes(self) -> None:
+    @staticmethod
+    def unit() -> ConfigParser:
+        """deploy/wxgate.service"""
         unit = ConfigParser(strict=False, interpolation=None)
         unit.optionxform = str
         unit.read(REPOSITORY / "deploy/wxgate.service")
+        return unit
+
+    def test_the_store_lies_where_the_unit_lets_the_gateway_write(self) -> None:
+        service = self.unit()["Service"]
+        self.assertEqual(service["ProtectSystem"], "strict")
+        folders = (f"/var/lib/{service['StateDirectory']}", f"/var/log/{service['LogsDirectory']}")
+        files = ("deploy/wxgate.service", "docs/operations.md")
+        for text in ((REPOSITORY / file).read_text() for file in files):
+            self.assertIn(f'store = "sqlite:{folders[0]}/', text)
+            self.assertIn(f'access_file = "{folders[1]}/', text)
+
+    def test_the_unit_waits_longer_than_a_drain_takes(self) -> None:
+        unit = self.unit()
         self.assertEqual(unit["Service"]["TimeoutStopSec"], "40s")
         self.assertEqual(unit["Service"]["RestartPreventExitStatus"], "2")
         analyze = shutil.which("systemd-analyze")
