@@ -230,8 +230,9 @@ impl ProxyHttp for FullLane {
             session.set_keepalive(None);
         }
         passage.count_attempt(Attempted::Status(status));
+        passage.status = Some(status);
         if answering::has_no_body(response, &session.req_header().method) {
-            passage.answered(session, status);
+            passage.answered(session);
         }
         Ok(())
     }
@@ -244,9 +245,8 @@ impl ProxyHttp for FullLane {
         passage: &mut Passage,
     ) -> Result<Option<Duration>> {
         passage.sent += body.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        if end_of_stream && let Some(head) = session.response_written() {
-            let status = head.status.as_u16();
-            passage.answered(session, status);
+        if end_of_stream {
+            passage.answered(session);
         }
         Ok(None)
     }

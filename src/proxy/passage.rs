@@ -67,6 +67,8 @@ pub struct Passage {
     /// Whether the client sends a body: what has begun to arrive at a server is not sent again.
     pub(super) body: Body,
     pub(super) sent: u64,
+    /// Of the final answer, as soon as its head is here: it may not be written yet.
+    pub(super) status: Option<u16>,
     /// How fast the body must come, where the connection does not see to it itself.
     pub(super) pace: Pace,
     pub(super) watching: Option<Watching>,
@@ -92,8 +94,8 @@ impl Passage {
     }
 
     /// The answer is whole. Where the request is not, nobody wants the rest of it.
-    pub(super) fn answered(&mut self, session: &mut ServerSession, status: u16) {
-        let Some(admitted) = &mut self.admitted else { return };
+    pub(super) fn answered(&mut self, session: &mut ServerSession) {
+        let (Some(admitted), Some(status)) = (&mut self.admitted, self.status) else { return };
         if session.is_body_done() || admitted.forward.websocket {
             return;
         }

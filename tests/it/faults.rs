@@ -263,6 +263,9 @@ fn an_early_answer_to_a_long_upload_is_delivered() {
     }
     let answer = connection.answer();
     assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
+    // A client that then stands still holds nothing.
+    assert!(connection.is_closed_by_gateway());
+    eventually("the backend's connection is closed", || site.upstream.open_connections() == 0);
 }
 
 #[test]
