@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable
 
+from exchanges import NginxExchanges, PhpExchanges, TomcatExchanges
 from rig.backends import ApacheFpm, NginxFpm, PhpBuiltIn, Tomcat
 from rig.client import JSON, request
 from stage import BackendTests
@@ -103,19 +104,19 @@ class Php:
         self.assertNotIn("9.9.9.9", answer.text())
 
 
-class PhpBuiltInServer(Php, BackendTests):
+class PhpBuiltInServer(Php, PhpExchanges, BackendTests):
     """php -S"""
 
     backend_type = PhpBuiltIn
 
 
-class ApacheAndPhpFpm(Php, BackendTests):
+class ApacheAndPhpFpm(Php, PhpExchanges, BackendTests):
     """Apache and php-fpm"""
 
     backend_type = ApacheFpm
 
 
-class NginxAndPhpFpm(Php, BackendTests):
+class NginxAndPhpFpm(Php, NginxExchanges, BackendTests):
     """nginx and php-fpm"""
 
     backend_type = NginxFpm
@@ -208,7 +209,7 @@ class NginxAndPhpFpm(Php, BackendTests):
             response.read(1)
 
 
-class TomcatExamples(BackendTests):
+class TomcatExamples(TomcatExchanges, BackendTests):
     """Tomcat's example servlets"""
 
     backend_type = Tomcat

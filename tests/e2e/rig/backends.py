@@ -122,8 +122,9 @@ http {{
   underscores_in_headers on;
   ignore_invalid_headers off;
   server {{
-    listen 127.0.0.1:{self.port};
+    listen 127.0.0.1:{self.port}{self.tls(place)};
     root {PHP_PAGES};
+    location /small/ {{ client_max_body_size 1k; }}
     location = /static {{ access_log off; default_type text/plain; return 200 "static\\n"; }}
     # PHP wants to know the length beforehand, which nginx only learns by collecting the chunks.
     location = /chunked/sink.php {{
@@ -149,6 +150,10 @@ http {{
         self.server = Process(place, argv)
         self.server.await_port(self.port)
 
+    def tls(self, _place: Path) -> str:
+        """What stands behind the port, for a server that speaks TLS."""
+        return ""
+
     def stop(self) -> None:
         """Ends both."""
         self.server.stop()
@@ -166,7 +171,7 @@ class ApacheFpm(PhpBackend):
         user = "User nobody\nGroup nogroup" if os.geteuid() == 0 else ""
         modules = "".join(
             f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"
-            for name in ("mpm_event", "authz_core", "proxy", "proxy_fcgi")
+            for name in ("mpm_event", "authz_core", "env", "proxy", "proxy_fcgi")
         )
         (place / "apache.conf").write_text(
             f"""ServerRoot {place}
@@ -179,7 +184,9 @@ LogFormat "%h %r %>s \\"%{{Referer}}i\\" \\"%{{User-Agent}}i\\"" combined
 CustomLog {place}/access.log combined
 HttpProtocolOptions Unsafe
 DocumentRoot {place}
-ProxyPassMatch "^/(.*\\.php)$" "unix:{self.fpm.socket}|fcgi://localhost{PHP_PAGES}/$1"
+# PHP wants to know the length beforehand, which Apache only learns by collecting the chunks.
+SetEnv proxy-sendcl 1
+ProxyPassMatch "^/(.*\\.php)$" "unix:{self.fpm.socket}|fcgi://localhost{PHP_PAGES}/$1" flushpackets=on
 """
         )
         argv = [_program("/usr/sbin/apache2"), "-DFOREGROUND", "-f", str(place / "apache.conf")]
@@ -214,6 +221,20 @@ class Tomcat:
     </Engine>
   </Service>
 </Server>
+"""
+        )
+        # As in every Tomcat; a WebSocket is a filter, which needs a servlet behind it.
+        (base / "conf/web.xml").write_text(
+            """<web-app xmlns="https://jakarta.ee/xml/ns/jakartaee" version="6.0">
+  <servlet>
+    <servlet-name>default</servlet-name>
+    <servlet-class>org.apache.catalina.servlets.DefaultServlet</servlet-class>
+  </servlet>
+  <servlet-mapping>
+    <servlet-name>default</servlet-name>
+    <url-pattern>/</url-pattern>
+  </servlet-mapping>
+</web-app>
 """
         )
         shutil.copy(

@@ -2,9 +2,12 @@
 
 import http.client
 import json
+import select
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from . import leaks
 
@@ -45,9 +48,12 @@ def request(
     headers: Headers = (),
     body: bytes | Iterable[bytes] | None = None,
     timeout: float = 30,
+    tls: ssl.SSLContext | None = None,
 ) -> Answer:
     """One request on a connection of its own, its headers sent as given and in this order."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    if tls is not None:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=tls)
     try:
         says_host = any(name.lower() == "host" for name, _ in headers)
         connection.putrequest(method, path, skip_host=says_host, skip_accept_encoding=True)
@@ -83,6 +89,64 @@ def exchange(port: int, sent: bytes, timeout: float = 10) -> Answer | None:
     return answer
 
 
+class _Kept:
+    """A file that http.client may close at the end of an answer while another answer follows."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
+
+    def close(self) -> None:
+        """The connection stays open."""
+
+
+class Line:
+    """One connection, on which bytes are sent as they are and answers are read one by one."""
+
+    def __init__(self, port: int, timeout: float = 30) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        self.file = self.socket.makefile("rb")
+
+    def send(self, *pieces: bytes) -> None:
+        """Sends them at once."""
+        self.socket.sendall(b"".join(pieces))
+
+    def makefile(self, _mode: str) -> _Kept:
+        """What http.client reads from."""
+        return _Kept(self.file)
+
+    def head(self, method: str = "GET") -> http.client.HTTPResponse:
+        """The head of the next answer; its body can be read as it comes."""
+        response = http.client.HTTPResponse(self, method=method)
+        response.begin()
+        return response
+
+    def answer(self, method: str = "GET") -> Answer:
+        """The next answer, whole."""
+        response = self.head(method)
+        answer = Answer(response.status, response.getheaders(), response.read())
+        leaks.saw("/", answer)
+        return answer
+
+    def is_silent_for(self, seconds: float) -> bool:
+        """Whether nothing comes, not even the end, for so long."""
+        return not select.select([self.socket], [], [], seconds)[0]
+
+    def has_ended(self) -> bool:
+        """Whether nothing comes any more."""
+        try:
+            return self.file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        """Hangs up."""
+        self.file.close()
+        self.socket.close()
+
+
 @dataclass
 class User:
     """Somebody who logged in."""
@@ -108,10 +172,12 @@ def login_code(sandbox: int, appid: str, user: str) -> str:
     return leaks.secret(answer.json()["code"])
 
 
-def log_in(gateway: int, sandbox: int, appid: str, user: str) -> User:
+def log_in(
+    gateway: int, sandbox: int, appid: str, user: str, tls: ssl.SSLContext | None = None
+) -> User:
     """wx.login on the phone, then POST /wx/auth, as a mini program does it."""
-    code = login_code(sandbox, appid, user)
-    answer = request(gateway, "POST", "/wx/auth", [JSON], json.dumps({"code": code}).encode())
+    body = json.dumps({"code": login_code(sandbox, appid, user)}).encode()
+    answer = request(gateway, "POST", "/wx/auth", [JSON], body, tls=tls)
     assert answer.status == 200, (answer.status, answer.text())
     login = answer.json()
     assert login["token_type"] == "Bearer", sorted(login)
