@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import signal
+import ssl
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -142,9 +143,11 @@ class Gateway(Process):
 
     def __init__(
         self, folder: Path, wechat: int, sandbox: int, upstream: str, lane: str,
-        adapt: Callable[[str], str] = str,
+        adapt: Callable[[str], str] = str, tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`adapt` makes of the usual gateway.toml the one that is wanted."""
+        """`adapt` makes of the usual gateway.toml the one that is wanted; where it speaks TLS, `tls`
+        says how clients do."""
+        self.tls = tls
         self.port, self.admin, self.sandbox = free_port(), free_port(), sandbox
         folder.mkdir(parents=True)
         self.base = adapt(configuration(self.port, self.admin, wechat, upstream, lane))
@@ -168,7 +171,7 @@ class Gateway(Process):
 
     def log_in(self, user: str) -> User:
         """A user of the mini program, logged in."""
-        return log_in(self.port, self.sandbox, APPID, user)
+        return log_in(self.port, self.sandbox, APPID, user, self.tls)
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name and labels."""
