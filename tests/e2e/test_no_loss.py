@@ -1,5 +1,6 @@
 """Everything that changes while the gateway runs, at once and under load: nobody's request fails."""
 
+import http.server
 import re
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import threading
 import time
 import unittest
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rig.client import User, log_in, request
@@ -22,7 +24,8 @@ RELOADS, CERTIFICATES, UPGRADES = 20, 5, 3
 class Server:
     """nginx as one process that answers at once; killed, drained and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: str = "") -> None:
+        """`more` stands beside the location that answers at once."""
         self.folder, self.port = folder, free_port()
         folder.mkdir(parents=True)
         temporary = "".join(
@@ -39,7 +42,11 @@ http {{
   {temporary}
   access_log off;
   keepalive_requests 1000000;
-  server {{ listen 127.0.0.1:{self.port}; location / {{ return 200 "static\\n"; }} }}
+  server {{
+    listen 127.0.0.1:{self.port};
+    location / {{ return 200 "static\\n"; }}
+    {more}
+  }}
 }}
 """
         )
@@ -185,6 +192,93 @@ class Poster(threading.Thread):
                 self.answered += 1
             else:
                 self.failed.append((began, time.monotonic(), status))
+
+
+class Office:
+    """What stands behind the servers: it takes requests down, and answers once the doors open."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, str]] = []
+        self.doors = threading.Event()
+        office = self
+
+        class Call(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                office.taken.append((self.command, self.headers["X-Server"]))
+                office.doors.wait(60)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_POST = do_GET
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Call)
+        self.server.daemon_threads = True
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """Lets go of everybody."""
+        self.doors.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class InFlight(unittest.TestCase):
+    """three servers behind it, one of which is killed with requests in flight"""
+
+    lane = "fast"
+
+    def test_only_what_may_not_be_sent_twice_fails_and_nothing_of_that_is_sent_twice(self) -> None:
+        folder = Stage.folder("InFlight")
+        office = Office()
+        self.addCleanup(office.stop)
+        slow = f"""location /slow {{
+      proxy_set_header X-Server $server_port; proxy_pass http://127.0.0.1:{office.port};
+    }}"""
+        servers = [Server(folder / f"server-{number}", slow) for number in range(3)]
+        for server in servers:
+            self.addCleanup(server.process.stop)
+        tap, sandbox = Stage.wechat()
+        names = [f"127.0.0.1:{server.port}" for server in servers]
+        gateway = Gateway(
+            folder / "gateway", tap, sandbox, '", "'.join(names), self.lane,
+            lambda text: text.replace('name = "backend"\n', 'name = "backend"\nretries = 2\n'),
+        )
+        self.addCleanup(gateway.stop)
+        alice = gateway.log_in("alice")
+        killed = str(servers[0].port)
+        asked: list[tuple[str, str]] = []
+        with ThreadPoolExecutor(16) as callers:
+            answers = []
+            for method in ("POST", "GET"):
+                # Until one of them is at the server that will be killed.
+                while (method, killed) not in asked:
+                    self.assertLess(len(asked), 16)
+                    body = b"order" if method == "POST" else None
+                    answers.append(callers.submit(
+                        request, gateway.port, method, "/required/slow", [alice.bearer], body
+                    ))
+                    await_that(lambda: len(office.taken) > len(asked), "it is taken down")
+                    asked.append(office.taken[-1])
+            servers[0].end(signal.SIGKILL)
+            count = len(asked) + asked.count(("GET", killed))
+            await_that(lambda: len(office.taken) >= count, "what may be is sent again")
+            office.doors.set()
+            statuses = [answer.result(30).status for answer in answers]
+        for one, status in zip(asked, statuses, strict=True):
+            self.assertEqual(status, 502 if one == ("POST", killed) else 200, one)
+        self.assertEqual(len(office.taken), count)
+        self.assertTrue(all(method == "GET" for method, _ in office.taken[len(asked):]))
+
+
+class InFlightInTheFullLane(InFlight):
+    """the same with fast_lane = false"""
+
+    lane = "full"
 
 
 class NoLoss(unittest.TestCase):
