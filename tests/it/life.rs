@@ -10,7 +10,7 @@ use crate::harness::client::{ReadError, Request};
 use crate::harness::gateway::{Gateway, wxgate};
 use crate::harness::site::environment;
 use crate::harness::wechat::FakeWechat;
-use crate::harness::{Connection, Reply, Site, Upstream, eventually, within};
+use crate::harness::{Connection, Reply, Site, StopAtEnd, Upstream, eventually, within};
 
 /// Long enough for a busy machine, short of the default grace.
 const SOON: Duration = Duration::from_secs(20);
@@ -116,14 +116,17 @@ fn sigterm_under_load_fails_no_request() {
 fn drain_under_load() {
     let mut site = Site::start();
     let (done, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let stop = AtomicBool::new(false);
     let address = site.gateway.address();
     std::thread::scope(|scope| {
         // Half of the callers keep their connections, half make a new one for each request.
         for requests in [[1; 16], [10; 16]].concat() {
-            let (done, failed) = (&done, &failed);
+            let (done, failed, stop) = (&done, &failed, &stop);
             scope.spawn(move || {
                 // Until no connection can be made any more.
-                while let Some(mut connection) = Connection::try_open(address) {
+                while let Some(mut connection) = Connection::try_open(address)
+                    && !stop.load(Ordering::SeqCst)
+                {
                     for number in 0..requests {
                         connection.send(Request::new(address, "GET", "/open/x").bytes());
                         match connection.try_answer("GET") {
@@ -145,6 +148,7 @@ fn drain_under_load() {
                 }
             });
         }
+        let _stop = StopAtEnd(&stop);
         eventually("there is load", || done.load(Ordering::SeqCst) > 100);
         site.gateway.signal(Signal::TERM);
         assert_eq!(site.gateway.await_exit(SOON).code(), Some(0));
@@ -300,6 +304,7 @@ fn reloads_under_load_fail_no_request() {
                 })
             })
             .collect();
+        let at_end = StopAtEnd(&stop);
         for round in 0..20 {
             let before = done.load(Ordering::SeqCst);
             let taken = if round == 10 {
@@ -312,7 +317,7 @@ fn reloads_under_load_fail_no_request() {
                 done.load(Ordering::SeqCst) > before || workers.iter().any(|w| w.is_finished())
             });
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(at_end);
         for worker in workers {
             worker.join().unwrap();
         }

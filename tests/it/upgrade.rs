@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::harness::client::Request;
 use crate::harness::gateway::wxgate;
 use crate::harness::site::environment;
-use crate::harness::{Reply, Site, eventually};
+use crate::harness::{Reply, Site, StopAtEnd, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -38,6 +38,7 @@ fn three_upgrades_under_load_fail_no_request_and_the_old_ones_finish_what_they_h
                 }
             });
         }
+        let _stop = StopAtEnd(&stop);
         for _ in 0..3 {
             let new = site.gateway.upgrade(&environment());
             assert_eq!((new.address(), new.admin()), (address, admin));
@@ -45,7 +46,6 @@ fn three_upgrades_under_load_fail_no_request_and_the_old_ones_finish_what_they_h
             let before = asked.load(Ordering::Relaxed);
             eventually("requests go on", || asked.load(Ordering::Relaxed) > before + 20);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(old[0].is_running(), "it still has a request in flight");
     site.upstream.release();

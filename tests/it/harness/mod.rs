@@ -13,6 +13,7 @@ pub(crate) mod upstream;
 pub(crate) mod wechat;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Answer, Connection};
@@ -41,6 +42,16 @@ pub(crate) fn within(limit: Duration, what: &str, condition: impl Fn() -> bool) 
     while !condition() {
         assert!(Instant::now() < end, "not within {limit:?}: {what}");
         std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Tells threads to stop when it is dropped: also where a test fails, whose scope would else wait
+/// for them for ever.
+pub(crate) struct StopAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
