@@ -88,17 +88,21 @@ const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 /// Takes off what is about the upstream's connection (RFC 9110 section 7.6.1). `Transfer-Encoding`
 /// stays: it tells Pingora how to frame the answer, and it frames it anew.
 pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
-    let nominated: Vec<String> = response
-        .headers
-        .get_all("connection")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .filter(|name| !name.is_empty() && !FRAMING.contains(&name.as_str()))
-        .collect();
-    for name in HOP_BY_HOP.iter().copied().chain(nominated.iter().map(String::as_str)) {
-        response.remove_header(name);
+    let headers = &response.headers;
+    let connection: Vec<_> = headers.get_all(http::header::CONNECTION).iter().collect();
+    let nominates = |name: &str| {
+        let mut items =
+            connection.iter().flat_map(|value| value.as_bytes().split(|it| *it == b','));
+        items.any(|item| item.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+    };
+    let is_dropped = |name: &&http::HeaderName| {
+        let name = name.as_str();
+        HOP_BY_HOP.contains(&name) || (nominates(name) && !FRAMING.contains(&name))
+    };
+    // To ask for each of them would cost more than to look at those that are there.
+    let dropped: Vec<_> = headers.keys().filter(is_dropped).cloned().collect();
+    for name in dropped {
+        response.remove_header(&name);
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
@@ -127,14 +128,19 @@ impl ProxyHttp for FullLane {
         passage: &mut Passage,
     ) -> Result<()> {
         let forward = passage.forward()?;
-        request.set_raw_path(forward.target.as_bytes())?;
+        if request.raw_path() != forward.target.as_bytes() {
+            request.set_raw_path(forward.target.as_bytes())?;
+        }
         rewrite(request, forward)?;
         bridge::write_cookie(request, forward)?;
         let host = match (forward.host.as_str(), &passage.attempt) {
             ("", Some(attempt)) => attempt.picked.server.name(),
             (host, _) => host,
         };
-        request.insert_header(http::header::HOST, host)?;
+        let mut hosts = request.headers.get_all(http::header::HOST).iter();
+        if hosts.next().is_none_or(|it| it != host) || hosts.next().is_some() {
+            request.insert_header(http::header::HOST, host)?;
+        }
         if forward.websocket {
             request.insert_header("Connection", "Upgrade")?;
             request.insert_header("Upgrade", "websocket")?;
@@ -386,30 +392,32 @@ fn rewrite(request: &mut RequestHeader, forward: &Forward) -> Result<()> {
     if !request.has_case() {
         return Err(not_admitted());
     }
-    let mut changed = Vec::new();
+    let fates = request.case_header_iter().filter_map(|(name, value)| {
+        let name = name.as_slice();
+        (forward.fate(name, value.as_bytes()) != Fate::Pass).then(|| HeaderName::from_bytes(name))
+    });
+    let changed: Vec<HeaderName> = fates.collect::<Result<_, _>>().map_err(|_| not_admitted())?;
+    // Headers of one name stand together; where one of them changes, all are written anew.
+    let is_changed =
+        |name: &[u8]| changed.iter().any(|it| it.as_str().as_bytes().eq_ignore_ascii_case(name));
     let mut kept = Vec::new();
     for (name, value) in request.case_header_iter() {
-        let bytes = match forward.fate(name.as_slice(), value.as_bytes()) {
-            Fate::Pass => {
-                kept.push((name.clone(), value.clone()));
-                continue;
+        if is_changed(name.as_slice()) {
+            match forward.fate(name.as_slice(), value.as_bytes()) {
+                Fate::Pass => kept.push((name.clone(), value.clone())),
+                Fate::Drop(_) => {}
+                Fate::Replace(bytes) => {
+                    let value = HeaderValue::from_bytes(&bytes).map_err(|_| not_admitted())?;
+                    kept.push((name.clone(), value));
+                }
             }
-            Fate::Drop(_) => None,
-            Fate::Replace(bytes) => http::HeaderValue::from_bytes(&bytes).ok(),
-        };
-        changed.push(http::HeaderName::from_bytes(name.as_slice()).map_err(|_| not_admitted())?);
-        kept.extend(bytes.map(|value| (name.clone(), value)));
+        }
     }
-    // Headers of one name stand together; where one of them changes, all are written anew.
     for name in &changed {
         request.remove_header(name);
     }
     for (name, value) in kept {
-        let is_changed =
-            changed.iter().any(|it| it.as_str().as_bytes().eq_ignore_ascii_case(name.as_slice()));
-        if is_changed {
-            request.append_header(name, value)?;
-        }
+        request.append_header(name, value)?;
     }
     for (name, value) in forward.additions() {
         // Names are the configuration's: kept as it spells them.
