@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,14 +26,18 @@ pub(in crate::session) struct Memory {
     /// By user. Locked after, or without, a shard of the sessions; a sid that stands here may be
     /// gone there already.
     users: Vec<Mutex<Users>>,
+    /// Sessions that were opened so far. Their order is told by this, not by a clock: many are
+    /// opened within one second.
+    opened: AtomicU64,
     most: NonZeroUsize,
     hasher: RandomState,
     active: IntGauge,
 }
 
 type User = (AppId, OpenId);
-/// In order, so that the sessions of a user stand side by side and cost no list of their own.
-type Users = BTreeSet<(User, Arc<str>)>;
+/// In order, so that the sessions of a user stand side by side and cost no list of their own. To
+/// each which one it was of all that were opened.
+type Users = BTreeMap<(User, Arc<str>), u64>;
 
 #[derive(Default)]
 struct Shard {
@@ -70,6 +75,7 @@ impl Memory {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             users: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            opened: AtomicU64::new(0),
             most,
             hasher: RandomState::new(),
             active,
@@ -123,26 +129,23 @@ impl Memory {
         }
     }
 
-    fn sids_of(&self, appid: &AppId, openid: &OpenId) -> Vec<Arc<str>> {
+    /// The sessions of a user, each behind which one it was of all that were opened.
+    fn numbered(&self, appid: &AppId, openid: &OpenId) -> Vec<(u64, Arc<str>)> {
         let Some(users) = self.users_of(openid) else { return Vec::new() };
         let user = (appid.clone(), openid.clone());
         let first = (user.clone(), Arc::from(""));
-        let of_user = users.range(first..).take_while(|(other, _)| *other == user);
-        of_user.map(|(_, sid)| sid.clone()).collect()
+        let of_user = users.range(first..).take_while(|((other, _), _)| *other == user);
+        of_user.map(|((_, sid), number)| (*number, sid.clone())).collect()
     }
 
-    /// Ends the oldest sessions of the user of `newest` until `most` are left, it among them.
+    fn sids_of(&self, appid: &AppId, openid: &OpenId) -> impl Iterator<Item = Arc<str>> {
+        self.numbered(appid, openid).into_iter().map(|(_, sid)| sid)
+    }
+
+    /// Ends the oldest sessions of the user of `newest` until `most` are left.
     fn end_beyond(&self, most: NonZeroUsize, newest: &Record) -> Vec<Ended> {
-        let sids = self.sids_of(&newest.appid, &newest.openid);
-        let Some(excess) = sids.len().checked_sub(most.get()).filter(|excess| *excess > 0) else {
-            return Vec::new();
-        };
-        let created_at = |sid: &Arc<str>| Some(self.shard(sid)?.sessions.get(sid)?.created_at);
-        let mut by_age: Vec<_> = sids
-            .into_iter()
-            .filter(|sid| *sid != newest.sid)
-            .map(|sid| (created_at(&sid), sid))
-            .collect();
+        let mut by_age = self.numbered(&newest.appid, &newest.openid);
+        let excess = by_age.len().saturating_sub(most.get());
         by_age.sort();
         by_age
             .into_iter()
@@ -210,7 +213,8 @@ impl Backend for Memory {
         self.active.inc();
         if let Some(mut users) = self.users_of(&record.openid) {
             let user = (record.appid.clone(), record.openid.clone());
-            users.insert((user, record.sid.clone()));
+            let number = self.opened.fetch_add(1, Ordering::Relaxed);
+            users.insert((user, record.sid.clone()), number);
         }
         Ok(most.map_or_else(Vec::new, |most| self.end_beyond(most, record)))
     }

@@ -1,9 +1,10 @@
 //! Sessions that many nodes share, in Redis or Valkey: one server, Sentinel or Cluster.
 //!
 //! Keys, all with a time to live: `wxgate:{SID}` the session, `wxgate:{SID}:jars` its cookies,
-//! `wxgate:{APPID:OPENID}` the sessions of a user by end, and in 64 buckets `wxgate:{NN}:index`
-//! all sessions by end, `wxgate:{NN}:revoked` the revocations by end. What the braces hold
-//! decides the slot in a cluster, so that each script stays within one.
+//! `wxgate:{APPID:OPENID}` the sessions of a user by end, `wxgate:{APPID:OPENID}:order` the same
+//! in the order in which they were opened, and in 64 buckets `wxgate:{NN}:index` all sessions by
+//! end, `wxgate:{NN}:revoked` the revocations by end. What the braces hold decides the slot in a
+//! cluster, so that each script stays within one.
 
 mod link;
 mod listing;
@@ -29,17 +30,26 @@ const ADD: &str = "redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) \
     if redis.call('TTL', KEYS[1]) < tonumber(ARGV[3]) then \
     redis.call('EXPIRE', KEYS[1], ARGV[3]) end";
 
-/// [`ADD`] for the set of a user; what is over leaves it, and so do the oldest beyond a number,
-/// which are given back. ARGV further: now, the number.
+/// [`ADD`] for the sets of a user, by end and in order; what is over leaves both, and the oldest
+/// beyond a number are given back. The order is counted here, since no clock is fine enough and
+/// the same on all nodes. Sessions without a place in it are of a version that kept none: they
+/// are older than all others. KEYS: the sets. ARGV further: now, the number.
 const ADD_OF_USER: &str = "redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) \
-    if redis.call('TTL', KEYS[1]) < tonumber(ARGV[3]) then \
-    redis.call('EXPIRE', KEYS[1], ARGV[3]) end \
-    redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[4]) \
+    local last = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES') \
+    redis.call('ZADD', KEYS[2], (tonumber(last[2]) or 0) + 1, ARGV[2]) \
+    for _, key in ipairs(KEYS) do \
+    if redis.call('TTL', key) < tonumber(ARGV[3]) then \
+    redis.call('EXPIRE', key, ARGV[3]) end end \
+    for _, sid in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[4])) do \
+    redis.call('ZREM', KEYS[1], sid) redis.call('ZREM', KEYS[2], sid) end \
     local excess = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[5]) \
     local out = {} \
-    if excess > 0 then \
-    for _, sid in ipairs(redis.call('ZRANGE', KEYS[1], 0, excess)) do \
-    if sid ~= ARGV[2] and #out < excess then out[#out + 1] = sid end end end \
+    if excess <= 0 then return out end \
+    for _, sid in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do \
+    if #out < excess and not redis.call('ZSCORE', KEYS[2], sid) then out[#out + 1] = sid end end \
+    for _, sid in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do \
+    if not redis.call('ZSCORE', KEYS[1], sid) then redis.call('ZREM', KEYS[2], sid) \
+    elseif #out < excess then out[#out + 1] = sid end end \
     return out";
 
 /// Notes that a token was made, as far as the session's end, and gives the session back.
@@ -111,9 +121,9 @@ impl Redis {
         self.link.all::<()>(revoke(&ended, self.now())).await?;
         let mut rest = vec![command("ZREM", &index_key(bucket(sid))).arg(sid).to_owned()];
         if let Some(record) = record {
-            rest.push(
-                command("ZREM", &user_key(&record.appid, &record.openid)).arg(sid).to_owned(),
-            );
+            let (by_end, in_order) = user_keys(&record.appid, &record.openid);
+            rest.push(command("ZREM", &by_end).arg(sid).to_owned());
+            rest.push(command("ZREM", &in_order).arg(sid).to_owned());
         }
         rest.push(command("DEL", &session_key(sid)).arg(jars_key(sid)).to_owned());
         self.link.all::<()>(rest).await?;
@@ -140,7 +150,8 @@ impl Backend for Redis {
         let mut index = script(ADD, &[index_key(bucket(sid))]);
         index.arg(end).arg(sid).arg(life);
         self.link.all::<()>(vec![set, index]).await?;
-        let mut user = script(ADD_OF_USER, &[user_key(&record.appid, &record.openid)]);
+        let (by_end, in_order) = user_keys(&record.appid, &record.openid);
+        let mut user = script(ADD_OF_USER, &[by_end, in_order]);
         user.arg(end).arg(sid).arg(life).arg(now);
         user.arg(most.map_or(u64::from(u32::MAX), |most| most.get() as u64));
         let mut ended = Vec::new();
@@ -267,6 +278,13 @@ fn jars_key(sid: &str) -> String {
 
 fn user_key(appid: &AppId, openid: &OpenId) -> String {
     format!("wxgate:{{{}:{}}}", appid.as_str(), openid.as_str())
+}
+
+/// The sessions of a user by end, and in the order in which they were opened.
+fn user_keys(appid: &AppId, openid: &OpenId) -> (String, String) {
+    let by_end = user_key(appid, openid);
+    let in_order = format!("{by_end}:order");
+    (by_end, in_order)
 }
 
 fn index_key(bucket: usize) -> String {

@@ -160,7 +160,26 @@ async fn a_session_that_is_over_leaves_the_lists() {
     node.backend.insert(&record("openid_ann", "wxapp_1", "s1", NOW + 1), None).await.unwrap();
     node.clock.set_unix_millis((NOW + 2) * 1000);
     node.backend.insert(&session("s2"), None).await.unwrap();
-    assert_eq!(server.ask(&["ZCARD", "wxgate:{wxapp_1:openid_ann}"]).trim(), "1");
+    for set in ["wxgate:{wxapp_1:openid_ann}", "wxgate:{wxapp_1:openid_ann}:order"] {
+        assert_eq!(server.ask(&["ZCARD", set]).trim(), "1", "{set}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_a_version_that_kept_no_order_are_the_oldest() {
+    let server = Server::start().await;
+    let node = connected(server.config()).await;
+    for (sid, ends_at) in [("old2", NOW + 900), ("old1", NOW + 800), ("new", NOW + 10)] {
+        node.backend.insert(&record("openid_ann", "wxapp_1", sid, ends_at), None).await.unwrap();
+    }
+    server.ask(&["ZREM", "wxgate:{wxapp_1:openid_ann}:order", "old1", "old2"]);
+    for (sid, oldest) in [("a", "old1"), ("b", "old2"), ("c", "new"), ("d", "a")] {
+        let ended = node.backend.insert(&session(sid), NonZeroUsize::new(3)).await.unwrap();
+        let ended: Vec<_> = ended.iter().map(|ended| &*ended.sid).collect();
+        assert_eq!(ended, [oldest]);
+    }
+    let order = server.ask(&["--raw", "ZRANGE", "wxgate:{wxapp_1:openid_ann}:order", "0", "-1"]);
+    assert_eq!(order.lines().collect::<Vec<_>>(), ["b", "c", "d"], "what ended leaves it");
 }
 
 #[tokio::test]
