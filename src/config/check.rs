@@ -119,8 +119,8 @@ pub(super) fn check(mut file: File, checker: &mut Checker<'_>) -> Option<Config>
     let login_cors = file.login.cors.take();
     let mut login = apps::login(file.login, checker);
     if login.verify && server.trusted_proxies.is_empty() {
-        let what = "is on, but `server.trusted_proxies` names nobody who may ask";
-        checker.wrong(&Key::of("login").name("verify"), what, "name the proxy's address there");
+        let what = "is on, but server.trusted_proxies names nobody who may ask: all get 403";
+        checker.warn(&Key::of("login").name("verify"), what, "name the proxy's address there");
     }
     let identity = identity::identity(file.identity, checker);
     let session = session::session(file.session, &identity, &apps, checker);

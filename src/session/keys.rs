@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::SigningKey as Ed25519;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use hmac::{Hmac, Mac};
 use jsonwebtoken::crypto;
 use jsonwebtoken::{DecodingKey, EncodingKey};
@@ -20,20 +20,6 @@ use crate::secret::Secret;
 
 /// An HMAC key must be as long as the hash (RFC 7518, section 3.2).
 const LEAST_HMAC_BYTES: usize = 32;
-
-/// Keys that stand in public documents and are long enough to be taken over by mistake, and
-/// words of samples that wait to be replaced.
-const EXAMPLES: [&str; 7] = [
-    // The sample key of jwt.io.
-    "a-string-secret-at-least-256-bits-long",
-    // RFC 7515, appendix A.1.
-    "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
-    "changeme",
-    "change-me",
-    "change_me",
-    "replace-me",
-    "your-256-bit-secret",
-];
 
 /// Why a signing key cannot be used. Never holds the key.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
@@ -48,7 +34,7 @@ pub enum KeyError {
         /// Its length.
         bytes: usize,
     },
-    /// A key that stands in a public document, or a sample's placeholder.
+    /// A key that stands in a public document, word for word.
     #[error("signing key `{id}` is a published example (`wxgate keygen` makes one of your own)")]
     Example {
         /// Its `id`.
@@ -117,7 +103,9 @@ pub fn keygen(algorithm: Algorithm) -> Result<Secret<String>, KeyError> {
     getrandom::fill(&mut seed).map_err(KeyError::Random)?;
     let text = match algorithm {
         Algorithm::Hs256 => Ok(Secret::new(URL_SAFE_NO_PAD.encode(seed))),
-        Algorithm::EdDsa => Ed25519::from_bytes(&seed)
+        // Without the public key, which makes it PKCS#8 version 1: version 2 (RFC 8410, section 7)
+        // is more than OpenSSL 3.0, Node and Python's cryptography read.
+        Algorithm::EdDsa => KeypairBytes { secret_key: seed, public_key: None }
             .to_pkcs8_pem(LineEnding::LF)
             .map(|pem| Secret::new(pem.to_string()))
             .map_err(|_| KeyError::Pem),
@@ -246,13 +234,10 @@ fn ed25519(pem: &str) -> Option<(Material, Sealer)> {
 
 fn hmac_key(id: &str, text: &str) -> Result<Material, KeyError> {
     let short = || KeyError::Short { id: id.into(), bytes: text.len() };
-    let mut lower = text.to_ascii_lowercase();
-    let example = EXAMPLES.iter().any(|sample| lower.contains(&sample.to_ascii_lowercase()));
-    lower.zeroize();
     if text.len() < LEAST_HMAC_BYTES {
         return Err(short());
     }
-    if example {
+    if config::PUBLISHED_KEYS.contains(&text) {
         return Err(KeyError::Example { id: id.into() });
     }
     // HMAC takes keys of any length; the error exists for other constructions.
@@ -316,6 +301,8 @@ impl KeySet {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Key, KeyError> {
@@ -334,6 +321,23 @@ mod tests {
             assert!(!key.verifies("a.b", &format!("{signature}AAAA")));
             assert!(!key.verifies("a.b", ""));
         }
+    }
+
+    /// What OpenSSL 3.0 and all that is built on it reads (RFC 5958: version 0, no public key).
+    #[test]
+    fn an_ed25519_key_made_by_keygen_is_pkcs8_of_version_1_and_both_versions_are_taken() {
+        let pem = keygen(Algorithm::EdDsa).unwrap();
+        let body: String =
+            pem.expose().lines().filter(|line| !line.starts_with("-----")).collect();
+        let der = STANDARD.decode(body).unwrap();
+        let head = [0x30, 46, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 34, 4, 32];
+        let seed = der.strip_prefix(&head).unwrap();
+        assert_eq!(seed.len(), 32);
+        let key = Ed25519::try_from(seed).unwrap();
+        let second = key.to_pkcs8_pem(LineEnding::LF).unwrap();
+        assert!(second.len() > pem.expose().len());
+        let (one, two) = (parse(pem.expose()).unwrap(), parse(&second).unwrap());
+        assert!(two.verifies("a.b", &one.sign("a.b").unwrap()));
     }
 
     #[test]
@@ -355,12 +359,10 @@ mod tests {
     #[test]
     fn a_short_key_an_example_and_a_foreign_pem_are_refused() {
         assert_eq!(parse("").unwrap_err(), KeyError::Short { id: "k1".into(), bytes: 0 });
-        for example in [
-            "a-string-secret-at-least-256-bits-long",
-            "please-CHANGE-ME-before-production-0123456789",
-        ] {
-            assert_eq!(parse(example).unwrap_err(), KeyError::Example { id: "k1".into() });
+        for published in config::PUBLISHED_KEYS {
+            assert_eq!(parse(published).unwrap_err(), KeyError::Example { id: "k1".into() });
         }
+        assert!(parse("please-CHANGE-ME-before-production-0123456789").is_ok(), "but unwise");
         for foreign in [
             "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----",
             "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----",

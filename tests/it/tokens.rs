@@ -435,3 +435,26 @@ fn sessions_in_memory_are_bounded_and_the_one_that_ends_first_makes_room() {
     assert_eq!(refresh(&first), 401);
     assert!(site.gateway.metric("wxgate_sessions_active", &[]) <= 2.0);
 }
+
+#[test]
+fn a_token_ends_with_its_session_where_max_age_is_shorter_than_ttl() {
+    let site = Site::with().session("max_age = \"3s\"").start();
+    let opened = site.log_in_fully("alice");
+    let token = opened["access_token"].as_str().unwrap();
+    let end = decode(token).1["exp"].as_i64().unwrap();
+    assert!(opened["expires_in"].as_i64().unwrap() <= 3, "{opened}");
+    assert!(end <= unix_seconds() + 3);
+    let refresh = || site.post("/wx/refresh").bearer(token).send();
+    eventually("no refresh lives longer", || {
+        let answer = refresh();
+        if answer.status == 200 {
+            let refreshed = answer.json();
+            assert!(refreshed["expires_in"].as_i64().unwrap() <= 3, "{refreshed}");
+            let later = decode(refreshed["access_token"].as_str().unwrap()).1;
+            assert_eq!(later["exp"].as_i64(), Some(end));
+        }
+        answer.status == 401
+    });
+    refresh().assert_refused(401, "invalid_token");
+    assert!(unix_seconds() >= end);
+}

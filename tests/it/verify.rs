@@ -223,4 +223,8 @@ fn it_is_off_unless_asked_for_and_only_trusted_proxies_may_ask() {
     let elsewhere = "trusted_proxies = [\"192.0.2.1/32\"]";
     let site = Site::with().server(elsewhere).login("verify = true").routes(ROUTES).start();
     ask_about(&site, "/open/x", &[]).assert_refused(403, "access_denied");
+    let nobody = Site::with().login("verify = true").routes(ROUTES).start();
+    ask_about(&nobody, "/open/x", &[]).assert_refused(403, "access_denied");
+    let warned = nobody.gateway.stderr();
+    assert!(warned.contains("warning: login.verify: "), "{warned}");
 }

@@ -7,6 +7,7 @@ use ed25519_dalek::pkcs8::DecodePrivateKey;
 use zeroize::Zeroizing;
 
 use super::super::file;
+use super::super::known_keys;
 use super::super::problem::{Key, quote};
 use super::super::{App, AppKind, Identity, Session, SigningKey, Store, TokenSource};
 use super::identity::{fold, header_fault, is_token};
@@ -15,19 +16,6 @@ use crate::secret::Secret;
 
 /// HS256 asks for a key as long as its hash (RFC 7518, 3.2).
 const SHORTEST_KEY: usize = 32;
-/// What stands in examples, in lower case.
-const EXAMPLES: &[&str] = &[
-    "changeme",
-    "change-me",
-    "change_me",
-    "replaceme",
-    "replace-me",
-    "replace_me",
-    "example",
-    "your-secret",
-    "your_secret",
-];
-
 /// `[session]`
 pub(super) fn session(
     file: file::Session,
@@ -41,10 +29,16 @@ pub(super) fn session(
         let what = "must be at least one second, in whole seconds";
         checker.wrong(&section.name("ttl"), what, "tokens count seconds: write for example \"2h\"");
     }
-    if file.max_age.0 < ttl {
-        let what = format!("{} is shorter than session.ttl, {}", file.max_age, file.ttl);
-        let hint = "a session lives at least as long as one of its tokens";
-        checker.wrong(&section.name("max_age"), what, hint);
+    let max_age = section.name("max_age");
+    if file.max_age.0 < Duration::from_secs(1) {
+        checker.wrong(&max_age, "is no time at all", "write for example \"30d\"");
+    } else if file.max_age.0 < ttl {
+        let what = format!(
+            "{} is shorter than session.ttl, {}: a token ends with its session",
+            file.max_age, file.ttl
+        );
+        let hint = format!("write session.ttl = \"{}\", or let sessions live longer", file.max_age);
+        checker.warn(&max_age, what, hint);
     }
     let store = store::store(&file.store, &section.name("store"), checker);
     let signing_keys = signing_keys(file.signing_keys, checker);
@@ -196,8 +190,11 @@ fn signing_keys(
                 let hint = "a rotation needs a fresh key: `wxgate keygen` makes one";
                 checker.wrong(&secret, "is the secret of another key already", hint);
             }
+            let hint = "`wxgate keygen` makes a good one";
             if let Some(what) = key_fault(text) {
-                checker.wrong(&secret, what, "`wxgate keygen` makes a good one");
+                checker.wrong(&secret, what, hint);
+            } else if known_keys::can_be_guessed(text) {
+                checker.warn(&secret, "looks as if it could be guessed", hint);
             }
         }
         keys.push((id, text));
@@ -218,14 +215,10 @@ fn key_fault(text: &str) -> Option<&'static str> {
         let good = ed25519_dalek::SigningKey::from_pkcs8_pem(text).is_ok();
         return (!good).then_some("is a PEM, but not PKCS#8 of an Ed25519 private key");
     }
-    let mut bytes = text.as_bytes().to_vec();
-    bytes.sort_unstable();
-    bytes.dedup();
-    let lower = Zeroizing::new(text.to_ascii_lowercase());
     if text.len() < SHORTEST_KEY {
         Some("is shorter than 32 bytes")
-    } else if bytes.len() < 4 || EXAMPLES.iter().any(|example| lower.contains(example)) {
-        Some("is an example, which everybody knows")
+    } else if known_keys::PUBLISHED.contains(&text) {
+        Some("is a published example, which everybody knows")
     } else {
         None
     }

@@ -89,7 +89,7 @@ pub(crate) const MAX_SESSIONS: usize = 1_000_000;
 pub(crate) struct Session {
     /// Life of one token, in whole seconds.
     pub(crate) ttl: Period,
-    /// Life of a session over all refreshes, at least `ttl`.
+    /// Life of a session over all refreshes; no token outlives it.
     pub(crate) max_age: Period,
     /// Where sessions live. `memory`: in this process, lost when it ends. `sqlite:PATH`: in that
     /// file. `redis://…`, `rediss://…` (TLS), a list of hosts with commas (a cluster) or
