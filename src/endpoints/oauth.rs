@@ -100,28 +100,16 @@ fn begin(endpoints: &Endpoints, request: &Request<'_>) -> Result<Answer, Refusal
 
 pub(super) async fn callback(endpoints: &Endpoints, request: Request<'_>) -> Answer {
     let mut app = None;
-    let outcome = match come_back(endpoints, &request, &mut app).await {
-        Ok(Return::LoggedIn(openid, answer)) => Ok((openid, answer)),
-        Ok(Return::Again(answer)) => return answer.for_caller(AuthResult::Public, None),
-        Err(refusal) => Err(refusal),
-    };
+    let outcome = come_back(endpoints, &request, &mut app).await;
     conclude(endpoints, app.as_ref(), outcome, request.request_id)
 }
 
-/// A browser that came back from WeChat's page.
-enum Return {
-    /// With its user.
-    LoggedIn(OpenId, Answer),
-    /// To a login that is complete, with another code: after the back button. No second session
-    /// comes of one login, so that it only goes on to where it was going.
-    Again(Answer),
-}
-
+/// The user of a browser that came back from WeChat's page, and where it goes now.
 async fn come_back(
     endpoints: &Endpoints,
     request: &Request<'_>,
     app: &mut Option<AppId>,
-) -> Result<Return, Refusal> {
+) -> Result<(OpenId, Answer), Refusal> {
     endpoints.check_login_limit(request)?;
     let browser = &request.browser;
     let [code, state] = parameters(browser.query, ["code", "state"])?;
@@ -138,22 +126,15 @@ async fn come_back(
     }
     let log_in = async || log_in(endpoints, &visit, &code).await;
     let issued = endpoints.sessions.complete_visit(&visit, &code, log_in).await?;
-    let answer = Answer::redirect(302, without_foreign_fragment(&visit.return_to));
-    let Some(issued) = issued else {
-        return Ok(Return::Again(answer));
-    };
+    // A login is complete by its first code. Another one, after the back button or of a page that
+    // somebody prepared, is not even shown to WeChat.
+    let issued = issued.ok_or(InputError::UsedState)?;
     let name = endpoints.web.cookie.as_deref().ok_or(Refusal::Internal)?;
     let life = endpoints.sessions.expires_in(&issued.verified);
     let cookie = browser.set_cookie(name, issued.token(), "/", life);
     let openid = issued.verified.identity.openid.clone();
-    Ok(Return::LoggedIn(openid, answer.saying("Set-Cookie", cookie)))
-}
-
-/// A browser takes the `#wechat_redirect` of WeChat's page along through redirects, to a page
-/// that may take it for a place of its own, unless there is a fragment, be it empty (RFC 9110
-/// section 10.2.2).
-fn without_foreign_fragment(location: &str) -> String {
-    if location.contains('#') { location.to_owned() } else { format!("{location}#") }
+    let answer = Answer::redirect(302, visit.return_to);
+    Ok((openid, answer.saying("Set-Cookie", cookie)))
 }
 
 async fn log_in(endpoints: &Endpoints, visit: &Visit, code: &str) -> Result<Issued, Refusal> {

@@ -114,6 +114,9 @@ pub enum InputError {
     /// The login did not begin in this browser.
     #[error("this login did not begin in this browser, or not lately; begin it again")]
     ForeignState,
+    /// The login was completed before, with another code.
+    #[error("this login is complete already; begin another one")]
+    UsedState,
     /// No `encryptedData` or no `iv`.
     #[error("the fields `encryptedData` and `iv` must both be there")]
     NoEncryptedData,
@@ -419,7 +422,7 @@ mod tests {
     fn all() -> Vec<Refusal> {
         use InputError::{
             BadCode, ContentType, ForeignReturn, ForeignState, HalfSigned, NoApp, NoCode,
-            NoEncryptedData, NotJson, RepeatedField, RepeatedParameter, UnknownApp,
+            NoEncryptedData, NotJson, RepeatedField, RepeatedParameter, UnknownApp, UsedState,
         };
         let inputs = [
             NotJson,
@@ -434,6 +437,7 @@ mod tests {
             RepeatedParameter,
             ForeignReturn,
             ForeignState,
+            UsedState,
         ];
         let decryption = [
             DecryptError::Base64,
