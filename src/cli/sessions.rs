@@ -61,8 +61,8 @@ struct List {
 
 #[derive(Args)]
 struct Show {
-    /// The session's id; one that begins with `-` stands behind `--`
-    #[arg(value_parser = sid)]
+    /// The session's id
+    #[arg(value_parser = sid, allow_hyphen_values = true)]
     sid: String,
     /// Print JSON, as the admin API has it
     #[arg(long)]
@@ -73,8 +73,8 @@ struct Show {
 
 #[derive(Args)]
 struct Kick {
-    /// The session's id; one that begins with `-` stands behind `--`
-    #[arg(value_parser = sid, required_unless_present = "openid")]
+    /// The session's id
+    #[arg(value_parser = sid, required_unless_present = "openid", allow_hyphen_values = true)]
     sid: Option<String>,
     /// Every session of this user, with every app
     #[arg(long, conflicts_with = "sid")]

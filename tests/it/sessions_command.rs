@@ -118,6 +118,25 @@ fn a_session_is_shown_and_ended() {
 }
 
 #[test]
+fn the_id_of_a_session_may_begin_with_a_hyphen() {
+    let site = Site::start();
+    let admin = Upstream::start();
+    let url = format!("http://{}", admin.address());
+    for sid in ["-Vq3", "--Vq3", "-hQ7", "-"] {
+        let path = format!("/api/v1/sessions/{sid}");
+        admin.answers(&path, Reply::ok(&format!("{{\"sid\": \"{sid}\"}}")));
+        for arguments in [["show", sid, "--admin", &url], ["kick", "--admin", &url, sid]] {
+            let output = sessions(&site, &arguments, None);
+            let complaint = said(&output).1;
+            assert!(!complaint.contains("unexpected argument"), "{arguments:?}: {complaint}");
+            assert_eq!(admin.last().target, path, "{arguments:?}: {complaint}");
+        }
+    }
+    let output = sessions(&site, &["kick", "--openid", "nobody", "--admin", &url], None);
+    assert!(admin.last().target.ends_with("/users/nobody/sessions"), "{output:?}");
+}
+
+#[test]
 fn all_sessions_of_a_user_are_ended() {
     let site = Site::start();
     let tokens = [site.log_in("ann"), site.log_in("ann")];
