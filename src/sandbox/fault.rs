@@ -16,22 +16,27 @@ use serde_json::{Value, json};
 use super::World;
 use super::answer::{BadOrder, errmsg, order as read, own, refusal};
 
-/// What may fail: the last part of each path of WeChat.
-const APIS: [&str; 13] = [
-    "jscode2session",
-    "token",
-    "stable_token",
-    "getuserphonenumber",
-    "checksession",
-    "resetusersessionkey",
-    "getuserencryptkey",
-    "authorize",
-    "qrconnect",
-    "access_token",
-    "refresh_token",
-    "userinfo",
-    "auth",
+/// What may fail. An order names a path of WeChat, or its last part.
+const PATHS: [&str; 13] = [
+    "/sns/jscode2session",
+    "/cgi-bin/token",
+    "/cgi-bin/stable_token",
+    "/wxa/business/getuserphonenumber",
+    "/wxa/checksession",
+    "/wxa/resetusersessionkey",
+    "/wxa/business/getuserencryptkey",
+    "/connect/oauth2/authorize",
+    "/connect/qrconnect",
+    "/sns/oauth2/access_token",
+    "/sns/oauth2/refresh_token",
+    "/sns/userinfo",
+    "/sns/auth",
 ];
+
+/// The last part of a path, by which a fault is kept.
+fn api_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
 
 const LONGEST_DELAY_MS: u64 = 600_000;
 
@@ -109,8 +114,10 @@ pub(super) async fn order(
 }
 
 fn understand(order: Order) -> Result<(&'static str, Fault), BadOrder> {
-    let Some(api) = APIS.into_iter().find(|api| *api == order.api) else {
-        return Err(BadOrder(format!("api must be one of {}", APIS.join(", "))));
+    let named = |path: &&'static str| *path == order.api || api_of(path) == order.api;
+    let Some(api) = PATHS.into_iter().find(named).map(api_of) else {
+        let apis = PATHS.map(api_of).join(", ");
+        return Err(BadOrder(format!("api must be one of {apis}, or such a one's whole path")));
     };
     let delay_ms = order.delay_ms.unwrap_or_default();
     if delay_ms > LONGEST_DELAY_MS {
@@ -145,7 +152,7 @@ pub(super) async fn inject(
     request: Request,
     next: Next,
 ) -> Response {
-    let api = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let api = api_of(request.uri().path());
     let Some(how) = world.faults.next(api) else {
         return next.run(request).await;
     };

@@ -108,7 +108,8 @@ async fn the_next_calls_fail_as_ordered_and_then_no_more() {
     for _ in 0..2 {
         assert_eq!(sandbox.exchange(&code).await.errcode(), 45011);
     }
-    let order = json!({"api": "jscode2session", "status": 502, "body": "<html>", "times": 1});
+    // By its whole path, as by its last part.
+    let order = json!({"api": "/sns/jscode2session", "status": 502, "body": "<html>", "times": 1});
     sandbox.fault(order).await;
     let answer = sandbox.exchange(&code).await;
     assert_eq!((answer.status, answer.body.as_str()), (502, "<html>"));
@@ -131,6 +132,7 @@ async fn orders_that_cannot_be_understood_say_why() {
         ("login", json!({"appid": APP, "user": "a", "openid": "o"}), "unknown field `openid`"),
         ("fault", json!({"api": "jscode2session", "errcode": 1}), "missing field `times`"),
         ("fault", json!({"api": "other", "errcode": 1, "times": 1}), "api must be one of"),
+        ("fault", json!({"api": "/cgi-bin/auth", "errcode": 1, "times": 1}), "api must be one of"),
         ("fault", json!({"api": "token", "times": 1}), "at least one of"),
         ("fault", json!({"api": "token", "status": 99, "times": 1}), "status must be"),
         ("fault", json!({"api": "token", "delay_ms": 600_001, "times": 1}), "delay_ms must be"),
