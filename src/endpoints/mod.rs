@@ -202,6 +202,7 @@ impl Endpoints {
         metrics: Arc<Metrics>,
         previous: Option<&Self>,
     ) -> Self {
+        auth::announce(config, &metrics);
         let kept = previous.and_then(|previous| previous.login_limit.as_ref());
         let login_limit = config.login.rate_limit.map(|written| {
             let kept = kept.filter(|kept| kept.written == written);
@@ -309,6 +310,16 @@ impl Endpoints {
         };
         let answer = act(&caller).await;
         let answer = answer.unwrap_or_else(|refusal| refusal.into_answer(request.request_id));
+        self.to_caller(answer, &caller)
+    }
+
+    /// An answer, be it a refusal, to whoever showed a good token.
+    fn to_caller(&self, answer: Answer, caller: &Verified) -> Answer {
+        let hint = self.sessions.expiry_hint(caller).map(|seconds| seconds.to_string());
+        let answer = match hint {
+            Some(seconds) => answer.saying("X-Session-Expires-In", seconds),
+            None => answer,
+        };
         answer.for_caller(AuthResult::Ok, Some(caller.identity.openid.clone()))
     }
 

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::{Answer, Endpoints, Request};
-use crate::observe::AuthResult;
 
 /// By the names of RFC 7662.
 #[derive(Serialize)]
@@ -37,9 +36,5 @@ pub(super) fn answer(endpoints: &Endpoints, request: Request<'_>) -> Answer {
         exp: caller.expires_at,
         expires_in: endpoints.sessions.expires_in(&caller).as_secs(),
     };
-    let mut answer = Answer::json(&body);
-    if let Some(seconds) = endpoints.sessions.expiry_hint(&caller) {
-        answer.headers.push(("X-Session-Expires-In", seconds.to_string()));
-    }
-    answer.for_caller(AuthResult::Ok, Some(caller.identity.openid.clone()))
+    endpoints.to_caller(Answer::json(&body), &caller)
 }

@@ -9,6 +9,8 @@ use cookie_store::Cookie;
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::cookie_date::with_plain_dates;
+
 /// Most cookies of a jar.
 const MOST_COOKIES: usize = 50;
 /// Most bytes of all names and values of a jar.
@@ -59,7 +61,10 @@ impl CookieJar {
             return;
         }
         let text: String = line.iter().copied().map(char::from).collect();
-        let Ok(cookie) = Cookie::parse(text, url) else { return };
+        // The parser knows but a few ways to write a time, and how a backend deletes a cookie must
+        // not be among those that it passes over.
+        let text = with_plain_dates(&text);
+        let Ok(cookie) = Cookie::parse(&*text, url) else { return };
         if never.contains(&cookie.name()) || size(&cookie) > MOST_BYTES_OF_ONE {
             return;
         }
@@ -141,6 +146,28 @@ mod tests {
         ]);
         assert_eq!(sent(&jar, "/"), "b=1; a=2");
         assert_eq!(sent(&jar, "/x"), "a=other; b=1; a=2");
+    }
+
+    #[test]
+    fn a_cookie_is_deleted_however_its_backend_writes_the_past() {
+        for past in [
+            "Thu, 1 Jan 1970 00:00:00 GMT",
+            "Thu Jan 1 00:00:00 1970",
+            "thu, 01 jan 1970 00:00:00 gmt",
+            "01 Jan 1970 00:00:00",
+            "Thu, 01 Jan 1970 00:00:00 UTC",
+            "Thu, 01 Jan 1970 00:00:00 +0000",
+            "Thursday, 01 January 1970 00:00:00 GMT",
+        ] {
+            let deleted = format!("a=; expires={past}; Path=/");
+            assert_eq!(sent(&jar(&[("/", "a=1; Path=/"), ("/", &deleted)]), "/"), "", "{past}");
+        }
+        let kept = jar(&[
+            ("/", "a=1; expires=Thu, 1 Jan 1970 00:00:00 GMT; Max-Age=60"),
+            ("/", "b=1; expires=Fri Jan 1 00:00:00 2100"),
+            ("/", "c=1; expires=never"),
+        ]);
+        assert_eq!(sent(&kept, "/"), "a=1; b=1; c=1");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A request is judged by its token and the list of revoked sessions alone, in memory and
 //! without waiting. Login, refresh and logout ask the store.
 
+mod cookie_date;
 mod cookies;
 mod jar;
 mod key_file;
@@ -378,12 +379,14 @@ impl Sessions {
         Duration::from_secs(verified.expires_at.saturating_sub(self.clock.unix_seconds()))
     }
 
-    /// The seconds left of a token within the last tenth of its life, when its client should
-    /// refresh; `None` before that.
+    /// The seconds left of a token within the last tenth of its life, at least 1, when its client
+    /// should refresh; `None` before that.
     pub fn expiry_hint(&self, verified: &Verified) -> Option<u64> {
-        let life = verified.expires_at.saturating_sub(verified.issued_at);
-        let left = self.expires_in(verified).as_secs();
-        (left <= life / 10).then_some(left)
+        let millis = |seconds: u64| seconds.saturating_mul(1000);
+        let life = millis(verified.expires_at.saturating_sub(verified.issued_at));
+        let left = millis(verified.expires_at).saturating_sub(self.clock.unix_millis());
+        // In milliseconds, since a tenth of a short life is no whole second.
+        (left <= life / 10).then(|| left.div_ceil(1000).max(1))
     }
 
     /// Whether `bearer` is, by its header, a token of ours, be it good or not; such a one is
