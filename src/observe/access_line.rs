@@ -3,10 +3,13 @@
 //! What a client chose (host, path, user agent, referer) may hold quotes, line ends, terminal
 //! escapes or bytes that are no text; none of them gets out of its field here.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use memchr::memmem;
 
 use super::route_metrics::AuthResult;
 use super::user_hash::HashedUser;
@@ -65,7 +68,7 @@ pub(super) fn append_json(line: &AccessLine<'_>, out: &mut Vec<u8>) {
     out.push(b'"');
     json_field(out, b",\"method\":", Some(line.method));
     json_field(out, b",\"host\":", Some(line.host));
-    json_field(out, b",\"path\":", Some(before_query(line.path)));
+    json_field(out, b",\"path\":", Some(&without_tokens(before_query(line.path))));
     json_number(out, b",\"status\":", line.status.into());
     json_number(out, b",\"bytes_in\":", line.bytes_in);
     json_number(out, b",\"bytes_out\":", line.bytes_out);
@@ -78,8 +81,9 @@ pub(super) fn append_json(line: &AccessLine<'_>, out: &mut Vec<u8>) {
     json_field(out, b",\"server\":", line.server.map(str::as_bytes));
     json_field(out, b",\"auth\":", line.auth.map(|auth| auth.as_str().as_bytes()));
     json_field(out, b",\"user\":", line.user.as_ref().map(HashedUser::as_bytes));
-    json_field(out, b",\"user_agent\":", line.user_agent);
-    json_field(out, b",\"referer\":", line.referer.map(before_query));
+    json_field(out, b",\"user_agent\":", line.user_agent.map(without_tokens).as_deref());
+    let referer = line.referer.map(before_query).map(without_tokens);
+    json_field(out, b",\"referer\":", referer.as_deref());
     out.extend_from_slice(b"}\n");
 }
 
@@ -93,7 +97,7 @@ pub(super) fn append_combined(line: &AccessLine<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b" +0000] \"");
     append_quoted(out, line.method);
     out.push(b' ');
-    append_quoted(out, before_query(line.path));
+    append_quoted(out, &without_tokens(before_query(line.path)));
     out.push(b' ');
     append_quoted(out, line.protocol.as_bytes());
     out.extend_from_slice(b"\" ");
@@ -101,14 +105,41 @@ pub(super) fn append_combined(line: &AccessLine<'_>, out: &mut Vec<u8>) {
     out.push(b' ');
     append_decimal(out, line.bytes_out);
     out.extend_from_slice(b" \"");
-    append_quoted(out, line.referer.map_or(b"-", before_query));
+    append_quoted(out, &without_tokens(line.referer.map_or(b"-", before_query)));
     out.extend_from_slice(b"\" \"");
-    append_quoted(out, line.user_agent.unwrap_or(b"-"));
+    append_quoted(out, &without_tokens(line.user_agent.unwrap_or(b"-")));
     out.extend_from_slice(b"\"\n");
 }
 
 fn before_query(target: &[u8]) -> &[u8] {
     target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default()
+}
+
+/// How a JWT begins: `{"` in base64url.
+const JWT: &[u8] = b"eyJ";
+
+/// A client may write its token anywhere; what looks like a JWT, of whatever issuer, stands in no
+/// line.
+fn without_tokens(value: &[u8]) -> Cow<'_, [u8]> {
+    let Some(first) = memmem::find(value, JWT) else { return Cow::Borrowed(value) };
+    let (plain, mut rest) = value.split_at(first);
+    let mut kept = plain.to_vec();
+    loop {
+        // Up to the end of the word; a path may hold its dots escaped.
+        let is_of_it = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.%=".contains(byte);
+        let length = rest.iter().position(|byte| !is_of_it(byte)).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(length);
+        let escaped = memmem::find_iter(word, b"%2E").chain(memmem::find_iter(word, b"%2e"));
+        let dots = memchr::memchr_iter(b'.', word).count() + escaped.count();
+        kept.extend_from_slice(if dots >= 2 { b"[token]" } else { word });
+        let Some(next) = memmem::find(after, JWT) else {
+            kept.extend_from_slice(after);
+            return Cow::Owned(kept);
+        };
+        let (plain, others) = after.split_at(next);
+        kept.extend_from_slice(plain);
+        rest = others;
+    }
 }
 
 fn json_field(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
@@ -369,6 +400,32 @@ mod tests {
         assert!(json(&line).contains("\"path\":\"/api/me\""));
         assert!(!json(&line).contains("SECRET"), "{}", json(&line));
         assert!(!combined(&line).contains("SECRET"), "{}", combined(&line));
+    }
+
+    #[test]
+    fn what_looks_like_a_token_stands_in_no_line() {
+        for (written, logged) in [
+            ("eyJh.eyJz.c2ln-_A", "[token]"),
+            ("/x/eyJh.eyJz.c2ln/y", "/x/[token]/y"),
+            ("app/1 (Token=eyJh.eyJz.c2ln; eyJh.e30.)", "app/1 (Token=[token]; [token])"),
+            ("/x/eyJh%2EeyJz%2ec2ln", "/x/[token]"),
+            ("Bearer%20eyJh.eyJz.c2ln", "Bearer%20[token]"),
+            ("/js/eyJ.min/eyJh.eyJz", "/js/eyJ.min/eyJh.eyJz"),
+            ("heyJude eyJ", "heyJude eyJ"),
+        ] {
+            assert_eq!(&*without_tokens(written.as_bytes()), logged.as_bytes());
+            let bytes = written.as_bytes();
+            for line in [
+                AccessLine { path: bytes, ..LINE },
+                AccessLine { user_agent: Some(bytes), ..LINE },
+                AccessLine { referer: Some(bytes), ..LINE },
+            ] {
+                for text in [json(&line), combined(&line)] {
+                    assert!(text.contains(logged), "{text}");
+                    assert!(!text.contains("c2ln"), "{text}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -185,6 +185,27 @@ fn what_a_client_sends_cannot_forge_or_break_a_line() {
 }
 
 #[test]
+fn a_token_that_a_client_writes_where_none_belongs_stands_in_no_line() {
+    for access in ["json", "combined"] {
+        let site = Site::with().log(&format!("access = \"{access}\"")).start();
+        let token = site.log_in("alice");
+        site.get(&format!("/open/{token}/x"))
+            .header("User-Agent", &format!("app/1 ({token})"))
+            .header("Referer", &format!("https://shop.test/{token}"))
+            .send();
+        let seen = site.upstream.last();
+        assert!(seen.target.contains(&token), "the backend gets what was sent");
+        eventually("it is logged", || site.gateway.stdout().contains("/open/[token]/x"));
+        let log = site.gateway.stdout();
+        assert!(log.contains("app/1 ([token])"), "{log}");
+        assert!(log.contains("https://shop.test/[token]"), "{log}");
+        for part in token.split('.') {
+            assert!(!log.contains(part) && !site.gateway.stderr().contains(part), "{log}");
+        }
+    }
+}
+
+#[test]
 fn the_host_and_path_of_a_line_are_those_of_the_request_without_its_query() {
     let site = Site::start();
     site.get("/open//a/../b?secret=7f3a#".trim_end_matches('#')).host("Shop.Test:80").send();
