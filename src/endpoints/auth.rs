@@ -7,8 +7,9 @@ use url::form_urlencoded;
 
 use super::refusal::{InputError, Refusal};
 use super::{Answer, Endpoints, Request, Reveals, body, log_session_error};
+use crate::config::Config;
 use crate::identity::{AppId, OpenId, UnionId};
-use crate::observe::AuthResult;
+use crate::observe::{AuthResult, Metrics};
 use crate::secret::Secret;
 use crate::session::{Issued, NewSession};
 use crate::wechat::{Flaw, User, WechatError, is_code};
@@ -36,7 +37,7 @@ pub(super) fn conclude(
     outcome: Result<(OpenId, Answer), Refusal>,
     request_id: &str,
 ) -> Answer {
-    let label = app.map_or("unknown", AppId::as_str);
+    let label = app.map_or(UNKNOWN, AppId::as_str);
     let result = outcome.as_ref().map_or_else(login_result, |_| "ok");
     endpoints.metrics.logins.with_label_values(&[label, result]).inc();
     match outcome {
@@ -167,6 +168,22 @@ fn choose_app<'a>(
     }
 }
 
+/// The `appid` of `wxgate_logins_total` where none is known.
+const UNKNOWN: &str = "unknown";
+/// Every `result` of `wxgate_logins_total`.
+const RESULTS: [&str; 6] =
+    ["ok", "invalid_grant", "denied", "rate_limited", "unavailable", "error"];
+
+/// Reports the logins of every app before there is any, so that a first failure is an increase.
+pub(super) fn announce(config: &Config, metrics: &Metrics) {
+    let apps = config.apps.iter().map(|app| app.appid.as_str());
+    for appid in apps.chain([UNKNOWN]) {
+        for result in RESULTS {
+            metrics.logins.with_label_values(&[appid, result]);
+        }
+    }
+}
+
 /// The `result` of `wxgate_logins_total` for a login that was refused so.
 const fn login_result(refusal: &Refusal) -> &'static str {
     match refusal {
@@ -210,6 +227,7 @@ const fn wechat_result(error: &WechatError) -> &'static str {
         WechatError::InvalidCode
         | WechatError::UnknownApp
         | WechatError::SessionKeyInvalid { .. }
+        | WechatError::Watermark(_)
         | WechatError::Malformed(_)
         | WechatError::Unexpected { .. }
         | WechatError::Misconfigured { .. }

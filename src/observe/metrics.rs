@@ -186,6 +186,17 @@ impl Metrics {
             registry: table.0,
         };
         metrics.config_last_reload_success.set(1);
+        // Reported before anything happens, so that the first of each is an increase. The rows of
+        // routes, servers, stores and apps are made where these are.
+        for result in ["ok", "error"] {
+            metrics.config_reloads.with_label_values(&[result]);
+        }
+        for result in ["hit", "miss"] {
+            metrics.token_cache.with_label_values(&[result]);
+        }
+        for limit in ["total", "address"] {
+            metrics.connections_refused.with_label_values(&[limit]);
+        }
         Ok(metrics)
     }
 

@@ -84,6 +84,8 @@ impl ServerMetrics {
             retries: metrics.upstream_retries.clone(),
             up: metrics.upstream_up.clone(),
         };
+        // Of many codes the usual one, so that the server is reported from the start.
+        metrics.upstream_requests.with_label_values(&[upstream, server, "200"]);
         Self {
             tables,
             reported,

@@ -327,8 +327,7 @@ mod tests {
     #[test]
     fn an_ed25519_key_made_by_keygen_is_pkcs8_of_version_1_and_both_versions_are_taken() {
         let pem = keygen(Algorithm::EdDsa).unwrap();
-        let body: String =
-            pem.expose().lines().filter(|line| !line.starts_with("-----")).collect();
+        let body: String = pem.expose().lines().filter(|line| !line.starts_with("-----")).collect();
         let der = STANDARD.decode(body).unwrap();
         let head = [0x30, 46, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 34, 4, 32];
         let seed = der.strip_prefix(&head).unwrap();

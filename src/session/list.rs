@@ -18,7 +18,7 @@ pub struct Filter {
     pub appid: Option<AppId>,
     /// How many at most; 1 to 1000, else the nearest of them.
     pub limit: usize,
-    /// [`Listing::next_cursor`] of the page before.
+    /// [`Listing::next_cursor`] of the page before; none, or an empty one: the first page.
     pub cursor: Option<String>,
 }
 
@@ -76,7 +76,7 @@ impl Sessions {
             appid: filter.appid,
             appids: self.appids(),
             limit: filter.limit.clamp(1, MOST_PER_PAGE),
-            cursor: filter.cursor,
+            cursor: filter.cursor.filter(|cursor| !cursor.is_empty()),
             now: self.clock.unix_seconds(),
         };
         let page = self.store.list(&query).await?;

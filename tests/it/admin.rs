@@ -202,3 +202,52 @@ fn open_sessions_are_counted() {
     site.post("/wx/logout").bearer(&bob).send();
     assert_eq!(active(), 0.0);
 }
+
+/// Section 8 of what scrapers may rely on: each name with labels that it has at least.
+#[test]
+fn every_metric_is_reported_from_the_start() {
+    let site = Site::start();
+    let report = site.admin("/metrics").send().text();
+    for row in [
+        "wxgate_http_requests_total{code=\"200\",method=\"GET\",route=\"api\"}",
+        "wxgate_http_request_duration_seconds_count{route=\"api\"}",
+        "wxgate_http_requests_in_flight",
+        "wxgate_auth_decisions_total{result=\"expired\",route=\"api\"}",
+        "wxgate_token_cache_total{result=\"hit\"}",
+        "wxgate_token_cache_total{result=\"miss\"}",
+        "wxgate_logins_total{appid=\"wx0123456789abcdef\",result=\"ok\"}",
+        "wxgate_logins_total{appid=\"wx0123456789abcdef\",result=\"rate_limited\"}",
+        "wxgate_logins_total{appid=\"unknown\",result=\"error\"}",
+        "wxgate_wechat_requests_total{api=\"jscode2session\",errcode=\"0\"}",
+        "wxgate_wechat_requests_total{api=\"jscode2session\",errcode=\"timeout\"}",
+        "wxgate_wechat_request_duration_seconds_count{api=\"jscode2session\"}",
+        "wxgate_sessions_active",
+        "wxgate_store_errors_total{operation=\"find\",store=\"memory\"}",
+        "wxgate_store_request_duration_seconds_count{operation=\"insert\",store=\"memory\"}",
+        "wxgate_upstream_requests_total{code=\"200\",server=\"",
+        "wxgate_upstream_request_duration_seconds_count{upstream=\"php\"}",
+        "wxgate_upstream_up{server=\"",
+        "wxgate_upstream_retries_total{server=\"",
+        "wxgate_config_reloads_total{result=\"ok\"}",
+        "wxgate_config_reloads_total{result=\"error\"}",
+        "wxgate_config_last_reload_success 1",
+        "wxgate_access_log_dropped_total",
+        "wxgate_build_info{version=\"",
+        "process_start_time_seconds",
+    ] {
+        assert!(report.lines().any(|line| line.starts_with(row)), "{row} is missing:\n{report}");
+    }
+}
+
+#[test]
+fn an_empty_cursor_is_the_first_page_and_one_of_no_list_is_refused() {
+    let site = Site::start();
+    site.log_in("alice");
+    let first = site.admin("/api/v1/sessions?cursor=").send();
+    assert_eq!(first.json()["sessions"].as_array().unwrap().len(), 1, "{}", first.text());
+    for query in ["cursor=garbage", "cursor=0", "cursor=%00", "openid=openid_ann&cursor=garbage"] {
+        let answer = site.admin(&format!("/api/v1/sessions?{query}")).send();
+        assert_eq!((answer.status, &answer.json()["error"]), (400, &"invalid_request".into()));
+    }
+    assert_eq!(site.gateway.metric("wxgate_store_errors_total", &[]), 0.0, "the store is well");
+}

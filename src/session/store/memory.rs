@@ -264,7 +264,7 @@ impl Backend for Memory {
     }
 
     async fn list(&self, query: &Query) -> Result<Page, StoreError> {
-        let after = query.cursor.as_deref().unwrap_or_default();
+        let after = query.after()?;
         let mut sids = match &query.openid {
             Some(openid) => self.of_user(query, openid, after),
             None => self.follow(query, after),
@@ -272,7 +272,7 @@ impl Backend for Memory {
         sids.sort();
         let more = sids.len() > query.limit;
         sids.truncate(query.limit);
-        let next_cursor = sids.last().filter(|_| more).map(ToString::to_string);
+        let next_cursor = sids.last().filter(|_| more).map(|sid| Query::cursor_after(sid));
         let found = |sid: &Arc<str>| self.shard(sid)?.sessions.get(sid).cloned();
         Ok(Page { records: sids.iter().filter_map(found).collect(), next_cursor })
     }

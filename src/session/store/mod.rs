@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::token::is_sid;
 use crate::identity::{AppId, OpenId, UnionId};
 use crate::observe::Metrics;
 
@@ -126,7 +127,23 @@ pub(super) struct Query {
     pub(super) now: u64,
 }
 
+/// Begins a cursor that names the last session of a page, so that a text that no list gave out
+/// is not taken for one.
+const AFTER: &str = "after.";
+
 impl Query {
+    /// The id of the session behind which the page begins; empty: at the first.
+    fn after(&self) -> Result<&str, StoreError> {
+        let Some(cursor) = &self.cursor else { return Ok("") };
+        let sid = cursor.strip_prefix(AFTER).filter(|sid| is_sid(sid));
+        sid.ok_or(StoreError::Cursor)
+    }
+
+    /// The cursor of the page that begins behind this session.
+    fn cursor_after(sid: &str) -> String {
+        format!("{AFTER}{sid}")
+    }
+
     fn matches(&self, record: &Record) -> bool {
         self.now < record.ends_at
             && self.openid.as_ref().is_none_or(|openid| *openid == record.openid)
@@ -149,6 +166,10 @@ pub(super) struct Jar {
     pub(super) version: u64,
 }
 
+/// What a store is asked for, as metrics name it.
+const OPERATIONS: [&str; 9] =
+    ["insert", "find", "extend", "reseal", "end", "end_user", "list", "jar", "keep_jar"];
+
 /// The store that was configured; every call is timed and its failure counted.
 pub(super) struct Store {
     backend: Arc<dyn Backend>,
@@ -157,6 +178,12 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(backend: Arc<dyn Backend>, metrics: Arc<Metrics>) -> Self {
+        // Reported before the first call, so that a first failure is an increase.
+        for operation in OPERATIONS {
+            let labels = [backend.name(), operation];
+            metrics.store_errors.with_label_values(&labels);
+            metrics.store_request_duration.with_label_values(&labels);
+        }
         Self { backend, metrics }
     }
 
@@ -252,7 +279,8 @@ impl Store {
         let result = work.await;
         let seconds = started.elapsed().as_secs_f64();
         self.metrics.store_request_duration.with_label_values(&labels).observe(seconds);
-        if result.is_err() {
+        // A cursor of no list is the asker's mistake.
+        if result.as_ref().is_err_and(|error| *error != StoreError::Cursor) {
             self.metrics.store_errors.with_label_values(&labels).inc();
         }
         result

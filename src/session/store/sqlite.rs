@@ -333,7 +333,7 @@ fn end_beyond(
 fn list(connection: &Connection, query: &Query) -> Result<Page, StoreError> {
     // Written out by filter, so that each finds its index.
     let mut sql = format!("SELECT {COLUMNS} FROM sessions WHERE sid > :after AND ends_at > :now");
-    let after = query.cursor.as_deref().unwrap_or_default();
+    let after = query.after()?;
     let now = seconds(query.now);
     let openid = query.openid.as_ref().map(OpenId::as_str);
     let appid = query.appid.as_ref().map(AppId::as_str);
@@ -355,7 +355,7 @@ fn list(connection: &Connection, query: &Query) -> Result<Page, StoreError> {
     let more = records.len() > query.limit;
     records.truncate(query.limit);
     let last = records.last().filter(|_| more);
-    Ok(Page { next_cursor: last.map(|record| record.sid.to_string()), records })
+    Ok(Page { next_cursor: last.map(|record| Query::cursor_after(&record.sid)), records })
 }
 
 fn keep_jar(

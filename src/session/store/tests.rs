@@ -303,6 +303,20 @@ async fn a_list_names_every_session_once_whatever_the_page() {
             store.list(4, Some("openid_bob"), Some("wxapp_2")).await.into_iter().collect();
         assert!(both.iter().eq(fits(6, 1)));
         assert_eq!(store.list(4, Some("openid_nobody"), None).await, [""; 0]);
+        for cursor in ["garbage", "s1", "after.", "after.a b", "1", "64.0.", "-1.0.", "0.x.s1"] {
+            for openid in [None, Some(OpenId::parse("openid_bob").unwrap())] {
+                let query = Query {
+                    openid,
+                    appid: None,
+                    appids: vec![AppId::parse("wxapp_1").unwrap()],
+                    limit: 4,
+                    cursor: Some(cursor.to_owned()),
+                    now: NOW,
+                };
+                let page = store.backend.list(&query).await;
+                assert_eq!(page, Err(StoreError::Cursor), "{cursor}");
+            }
+        }
     })
     .await;
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::super::super::token::is_sid;
 use super::super::{Page, Query, Record, StoreError};
 use super::{BUCKETS, Redis, command, index_key, user_key};
 use crate::identity::{AppId, OpenId};
@@ -24,7 +25,8 @@ impl Place {
         let mut parts = cursor.splitn(3, '.');
         let bucket = parts.next()?.parse().ok().filter(|bucket| *bucket < BUCKETS)?;
         let end = parts.next()?.parse().ok()?;
-        Some(Self { bucket, end, sid: parts.next()?.to_owned() })
+        let sid = parts.next().filter(|sid| sid.is_empty() || is_sid(sid))?;
+        Some(Self { bucket, end, sid: sid.to_owned() })
     }
 
     fn write(&self) -> String {
@@ -96,13 +98,13 @@ impl Redis {
         query: &Query,
         openid: &OpenId,
     ) -> Result<Page, StoreError> {
-        let after = query.cursor.as_deref().unwrap_or_default();
+        let after = query.after()?;
         let appids = query.appid.as_ref().map_or(&*query.appids, std::slice::from_ref);
         let sids = self.sids_of(openid, appids).await?;
         let mut sids: Vec<_> = sids.into_iter().filter(|sid| **sid > *after).collect();
         let more = sids.len() > query.limit;
         sids.truncate(query.limit);
-        let next_cursor = sids.last().filter(|_| more).map(ToString::to_string);
+        let next_cursor = sids.last().filter(|_| more).map(|sid| Query::cursor_after(sid));
         let mut records = self.get(&sids).await?;
         records.retain(|record| query.matches(record));
         Ok(Page { records, next_cursor })
