@@ -38,6 +38,7 @@ pub(super) fn wechat_refusal(error: &WechatError) -> Response {
         | WechatError::CodeRefused { .. }
         | WechatError::UserRefused { .. }
         | WechatError::SnapshotUser
+        | WechatError::Watermark(_)
         | WechatError::Malformed(_)
         | WechatError::Unexpected { .. }
         | WechatError::Misconfigured { .. }

@@ -245,6 +245,7 @@ fn of_wechat(error: &WechatError) -> Row {
         WechatError::SnapshotUser => {
             row(403, "access_denied", "a virtual user of a snapshot page cannot log in")
         }
+        WechatError::Watermark(error) => invalid_request(error.to_string()),
         WechatError::SessionKeyInvalid { .. } => row(409, "session_key_invalid", STALE),
         WechatError::RateLimited { .. } => {
             row(429, "slow_down", "WeChat limits the rate; wait for Retry-After")
@@ -276,8 +277,7 @@ fn of_decryption(error: DecryptError) -> Row {
         DecryptError::Base64
         | DecryptError::IvLength
         | DecryptError::DataLength
-        | DecryptError::WatermarkMissing
-        | DecryptError::WatermarkAppid => invalid_request(error.to_string()),
+        | DecryptError::Watermark(_) => invalid_request(error.to_string()),
         DecryptError::KeyLength | DecryptError::Padding | DecryptError::Json => {
             stale_session_key(error)
         }
@@ -414,7 +414,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::wechat::{Flaw, Outage};
+    use crate::wechat::{Flaw, Outage, WatermarkError};
 
     const WAIT: Duration = Duration::from_millis(1500);
 
@@ -443,8 +443,8 @@ mod tests {
             DecryptError::Base64,
             DecryptError::IvLength,
             DecryptError::DataLength,
-            DecryptError::WatermarkMissing,
-            DecryptError::WatermarkAppid,
+            DecryptError::Watermark(WatermarkError::Missing),
+            DecryptError::Watermark(WatermarkError::Appid),
             DecryptError::KeyLength,
             DecryptError::Padding,
             DecryptError::Json,
@@ -460,6 +460,7 @@ mod tests {
             WechatError::UnknownApp,
             WechatError::CodeRefused { errcode: 40163 },
             WechatError::UserRefused { errcode: 50002 },
+            WechatError::Watermark(WatermarkError::Appid),
             WechatError::SessionKeyInvalid { errcode: 87009 },
             WechatError::RateLimited { errcode: 45011, retry_after: WAIT },
             WechatError::Misconfigured { errcode: 40125 },
@@ -588,7 +589,7 @@ mod tests {
 
     #[test]
     fn every_wechat_error_has_its_row_number_and_wait() {
-        let statuses = [400, 400, 400, 403, 409, 429, 500, 500, 500, 502, 502, 503, 503];
+        let statuses = [400, 400, 400, 400, 403, 409, 429, 500, 500, 500, 502, 502, 503, 503];
         let of_wechat = all().into_iter().filter_map(|refusal| {
             if let Refusal::Wechat(error) = refusal { Some(error) } else { None }
         });

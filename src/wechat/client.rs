@@ -17,6 +17,11 @@ use crate::observe::Metrics;
 /// smoothed, an avalanche is refused at once.
 const WAITING_PER_PLACE: usize = 4;
 
+/// The longest that a call waits for a place. At the tenth of a second that an exchange takes, the
+/// whole queue passes within it; when it does not, WeChat is slow, and a user is better told to
+/// come back than kept waiting.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
 /// Idle connections are closed before WeChat closes them, so that a request does not meet a
 /// connection that is just going away.
 const POOL_IDLE: Duration = Duration::from_secs(15);
@@ -98,8 +103,16 @@ impl Client {
         })
     }
 
+    /// Reports the calls of an API from now on, before there is any.
+    pub(super) fn announce(&self, line: &Line) {
+        for errcode in ["0", "timeout", "transport", "malformed"] {
+            self.metrics.wechat_requests.with_label_values(&[line.api(), errcode]);
+        }
+        self.metrics.wechat_request_duration.with_label_values(&[line.api()]);
+    }
+
     /// Makes one call, at most once, and reads a good answer by `read`. Waits at most
-    /// `wechat.timeout` for a place, and as long for the whole answer. What fails is logged
+    /// [`LONGEST_WAIT`] for a place, and `wechat.timeout` for the whole answer. What fails is logged
     /// and counted here, so that it is known once however many callers share it.
     ///
     /// # Errors
@@ -113,7 +126,7 @@ impl Client {
     ) -> Result<T, WechatError> {
         let busy = |_| WechatError::unavailable(Outage::Overloaded);
         let _queued = self.queue.try_acquire().map_err(busy)?;
-        let place = tokio::time::timeout(self.timeout, self.places.acquire()).await;
+        let place = tokio::time::timeout(LONGEST_WAIT, self.places.acquire()).await;
         let _place = place
             .map_err(|_| WechatError::unavailable(Outage::Overloaded))?
             .map_err(|_| WechatError::unavailable(Outage::Stopping))?;
@@ -205,6 +218,7 @@ const fn level(error: &WechatError) -> log::Level {
         | WechatError::CodeRefused { .. }
         | WechatError::UserRefused { .. }
         | WechatError::SnapshotUser
+        | WechatError::Watermark(_)
         | WechatError::SessionKeyInvalid { .. } => log::Level::Info,
     }
 }

@@ -17,6 +17,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
 use super::json;
+use super::watermark::{WatermarkError, check_watermark};
 use crate::secret::Secret;
 
 /// Why an `encryptedData` could not be opened, in the order in which it is checked.
@@ -42,12 +43,9 @@ pub enum DecryptError {
     /// that is right by chance.
     #[error("no JSON object came out; session_key does not fit the data")]
     Json,
-    /// There is no watermark with an appid.
-    #[error("the watermark is missing")]
-    WatermarkMissing,
-    /// The data was encrypted for another app.
-    #[error("the watermark is of another app")]
-    WatermarkAppid,
+    /// The data was not encrypted for this app.
+    #[error(transparent)]
+    Watermark(#[from] WatermarkError),
 }
 
 /// Opens an `encryptedData` that WeChat made for this app and session_key. Costs a few
@@ -74,13 +72,8 @@ pub fn decrypt(
         .decrypt_padded_mut::<Pkcs7>(&mut data)
         .map_err(|_| DecryptError::Padding)?;
     let fields = json::object(plain).ok_or(DecryptError::Json)?;
-    let mark = fields.get("watermark").and_then(Value::as_object);
-    let marked = mark.and_then(|mark| mark.get("appid")).and_then(Value::as_str);
-    match marked {
-        None => Err(DecryptError::WatermarkMissing),
-        Some(marked) if marked == appid => Ok(fields),
-        Some(_) => Err(DecryptError::WatermarkAppid),
-    }
+    check_watermark(&fields, appid)?;
+    Ok(fields)
 }
 
 /// Whether `signature` is what WeChat signed these bytes of `rawData` with: lower-case hex of
@@ -132,8 +125,8 @@ mod tests {
             DecryptError::DataLength => "data_length",
             DecryptError::Padding => "padding",
             DecryptError::Json => "json",
-            DecryptError::WatermarkMissing => "watermark_missing",
-            DecryptError::WatermarkAppid => "watermark_appid",
+            DecryptError::Watermark(WatermarkError::Missing) => "watermark_missing",
+            DecryptError::Watermark(WatermarkError::Appid) => "watermark_appid",
         }
     }
 

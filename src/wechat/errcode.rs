@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::watermark::WatermarkError;
+
 /// Why a call to WeChat gave no result. No variant holds a code, token, openid, secret or URL,
 /// so that any of them may be logged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +31,9 @@ pub enum WechatError {
     /// A virtual user, whom WeChat shows to a page that is a snapshot; nobody logged in.
     #[error("WeChat shows a virtual user of a snapshot page")]
     SnapshotUser,
+    /// What WeChat vouches for is not marked as this app's.
+    #[error(transparent)]
+    Watermark(#[from] WatermarkError),
     /// WeChat no longer knows the session_key.
     #[error("WeChat refused the session_key: {}", say(*errcode))]
     SessionKeyInvalid {
@@ -157,6 +162,7 @@ impl WechatError {
             Self::InvalidCode
             | Self::UnknownApp
             | Self::SnapshotUser
+            | Self::Watermark(_)
             | Self::Unavailable { .. }
             | Self::Malformed(_)
             | Self::Setup(_) => None,
@@ -174,6 +180,7 @@ impl WechatError {
             | Self::CodeRefused { .. }
             | Self::UserRefused { .. }
             | Self::SnapshotUser
+            | Self::Watermark(_)
             | Self::SessionKeyInvalid { .. }
             | Self::Malformed(_)
             | Self::Unexpected { .. }
@@ -203,6 +210,7 @@ impl WechatError {
             Self::CodeRefused { .. }
             | Self::UserRefused { .. }
             | Self::SnapshotUser
+            | Self::Watermark(_)
             | Self::SessionKeyInvalid { .. }
             | Self::RateLimited { .. }
             | Self::Busy { .. }

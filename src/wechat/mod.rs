@@ -15,6 +15,7 @@ mod session_key;
 #[cfg(test)]
 mod tests;
 mod user;
+mod watermark;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use errcode::{Flaw, Outage, WechatError};
 pub use oauth::{WebPage, login_page};
 pub use phone::Phone;
 pub use user::User;
+pub use watermark::WatermarkError;
 
 use access_token::{Held, Tokens};
 use answer::Answer;
@@ -79,6 +81,28 @@ impl std::fmt::Debug for Wechat {
     }
 }
 
+impl Lines {
+    const fn all(&self) -> [&Line; 6] {
+        // Named one by one, so that none is forgotten.
+        let Self {
+            jscode2session,
+            stable_token,
+            getuserphonenumber,
+            checksession,
+            resetusersessionkey,
+            oauth2_access_token,
+        } = self;
+        [
+            jscode2session,
+            stable_token,
+            getuserphonenumber,
+            checksession,
+            resetusersessionkey,
+            oauth2_access_token,
+        ]
+    }
+}
+
 impl Wechat {
     /// Makes the client for the apps of a configuration; nothing is sent.
     ///
@@ -119,20 +143,23 @@ impl Wechat {
         memory: Arc<Memory>,
     ) -> Result<Self, WechatError> {
         let secrets = apps.iter().map(|app| (app.appid.clone(), app.secret.clone()));
+        let client = Client::new(config, Arc::clone(&metrics))?;
+        let lines = Lines {
+            jscode2session: Line::to("/sns/jscode2session"),
+            stable_token: Line::to("/cgi-bin/stable_token"),
+            getuserphonenumber: Line::to("/wxa/business/getuserphonenumber"),
+            checksession: Line::to("/wxa/checksession"),
+            resetusersessionkey: Line::to("/wxa/resetusersessionkey"),
+            oauth2_access_token: Line::to("/sns/oauth2/access_token"),
+        };
+        lines.all().iter().for_each(|line| client.announce(line));
         Ok(Self(Arc::new(Inner {
-            client: Client::new(config, Arc::clone(&metrics))?,
+            client,
             apps: secrets.collect(),
             replay_window,
             clock,
             metrics,
-            lines: Lines {
-                jscode2session: Line::to("/sns/jscode2session"),
-                stable_token: Line::to("/cgi-bin/stable_token"),
-                getuserphonenumber: Line::to("/wxa/business/getuserphonenumber"),
-                checksession: Line::to("/wxa/checksession"),
-                resetusersessionkey: Line::to("/wxa/resetusersessionkey"),
-                oauth2_access_token: Line::to("/sns/oauth2/access_token"),
-            },
+            lines,
             memory,
         })))
     }

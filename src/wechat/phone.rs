@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::Inner;
-use super::answer::{Answer, object, text};
+use super::answer::Answer;
 use super::client::Parcel;
 use super::errcode::{Flaw, WechatError};
+use super::watermark::check_watermark;
 
 /// A phone number that WeChat has verified.
 #[derive(Clone, PartialEq, Eq)]
@@ -52,9 +53,7 @@ impl Inner {
 
 fn read(answer: &Answer, appid: &str) -> Result<Phone, WechatError> {
     let found = answer.object("phone_info")?;
-    if text(object(found, "watermark")?, "appid")? != appid {
-        return Err(WechatError::Malformed(Flaw::Field("watermark")));
-    }
+    check_watermark(found, appid)?;
     Ok(Phone {
         phone_number: number(found, "phoneNumber")?,
         pure_phone_number: number(found, "purePhoneNumber")?,
@@ -84,6 +83,7 @@ fn number(found: &Map<String, Value>, name: &'static str) -> Result<String, Wech
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::super::answer::parse;
+    use super::super::watermark::WatermarkError;
     use super::*;
 
     fn read_json(found: &Value) -> Result<Phone, WechatError> {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn another_apps_number_and_what_is_no_number_are_malformed() {
+    fn another_apps_number_is_refused_and_what_is_no_number_is_malformed() {
         let good = |appid: &str, phone: Value| {
             json!({
                 "phoneNumber": phone, "purePhoneNumber": "1", "countryCode": "86",
@@ -118,16 +118,21 @@ mod tests {
         };
         assert!(read_json(&good("wx0001", json!("135"))).is_ok());
         for (found, field) in [
-            (good("wx0002", json!("135")), "watermark"),
             (good("wx0001", json!("135\r\nX: y")), "phoneNumber"),
             (good("wx0001", json!("")), "phoneNumber"),
             (good("wx0001", json!(["135"])), "phoneNumber"),
             (good("wx0001", json!("1".repeat(33))), "phoneNumber"),
-            (json!({"phoneNumber": "1"}), "watermark"),
             (json!("135"), "phone_info"),
         ] {
             let error = read_json(&found).unwrap_err();
             assert_eq!(error, WechatError::Malformed(Flaw::Field(field)), "{found}");
+        }
+        for (found, why) in [
+            (good("wx0002", json!("135")), WatermarkError::Appid),
+            (json!({"phoneNumber": "1"}), WatermarkError::Missing),
+            (json!({"phoneNumber": "1", "watermark": {"appid": 1}}), WatermarkError::Missing),
+        ] {
+            assert_eq!(read_json(&found).unwrap_err(), WechatError::Watermark(why), "{found}");
         }
     }
 }

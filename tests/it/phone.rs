@@ -155,10 +155,10 @@ fn what_wechat_refuses_is_refused_and_the_session_stays_as_it_was() {
         (Play::Errcode(45011), 429, "slow_down"),
         (Play::Errcode(-1), 503, "temporarily_unavailable"),
         (Play::Errcode(40013), 500, "server_error"),
-        (verified("wxfedcba9876543210"), 502, "server_error"),
+        (verified("wxfedcba9876543210"), 400, "invalid_request"),
     ] {
         site.wechat.answers(API, play);
-        phone(&site, &token, &format!("press-{status}")).assert_refused(status, error);
+        phone(&site, &token, &format!("press-{status}-{error}")).assert_refused(status, error);
     }
     for code in ["", "a b", "密"] {
         phone(&site, &token, code).assert_refused(400, "invalid_request");

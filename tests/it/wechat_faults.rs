@@ -250,28 +250,43 @@ fn five_failures_open_the_circuit_and_a_probe_closes_it() {
 #[test]
 fn who_waits_for_a_place_gets_one() {
     let site = Site::with().wechat("max_concurrent = 1\ntimeout = \"20s\"").start();
-    let held = site.wechat.code_that(Play::Held("alice".to_owned()));
+    let late = Play::Late("alice".to_owned(), Duration::from_millis(100));
+    let first = site.wechat.code_that(late);
     let codes: Vec<String> = (0..4).map(|_| site.wechat.code_of("bob")).collect();
     std::thread::scope(|scope| {
-        let in_flight = || site.gateway.metric("wxgate_http_requests_in_flight", &[]);
-        let first = scope.spawn(|| site.auth(&held));
-        eventually("WeChat is asked", || site.wechat.calls_with(&held) == 1);
-        let mut waiting = Vec::new();
-        for (code, before) in codes.iter().zip(1_u8..) {
-            waiting.push(scope.spawn(|| site.auth(code)));
-            eventually("it waits", || in_flight() > f64::from(before));
-        }
-        site.wechat.release();
-        assert_eq!(first.join().unwrap().status, 200);
-        for login in waiting {
+        let slow = scope.spawn(|| site.auth(&first));
+        eventually("WeChat is asked", || site.wechat.calls_with(&first) == 1);
+        let waiting: Vec<_> = codes.iter().map(|code| scope.spawn(|| site.auth(code))).collect();
+        for login in waiting.into_iter().chain([slow]) {
             assert_eq!(login.join().unwrap().status, 200);
         }
     });
     let calls = site.wechat.calls();
     let mut served: Vec<&str> = calls.iter().filter_map(|call| call.parameter("js_code")).collect();
-    assert_eq!(served.remove(0), held);
+    assert_eq!(served.remove(0), first);
     served.sort_unstable();
     assert_eq!(served, codes.iter().map(String::as_str).collect::<Vec<_>>(), "each once");
+}
+
+#[test]
+fn who_waits_for_a_slow_wechat_is_told_soon_and_not_sent() {
+    let site = Site::with().wechat("max_concurrent = 1\ntimeout = \"20s\"").start();
+    let held = site.wechat.code_that(Play::Held("alice".to_owned()));
+    let code = site.wechat.code_of("bob");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| site.auth(&held));
+        eventually("WeChat is asked", || site.wechat.calls_with(&held) == 1);
+        // The first is still being waited for when the second is told.
+        let asked = Instant::now();
+        let told = site.auth(&code);
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        told.assert_refused(503, "temporarily_unavailable");
+        assert_retry_after(&told);
+        assert_eq!(site.wechat.calls_with(&code), 0);
+        site.wechat.release();
+        assert_eq!(slow.join().unwrap().status, 200);
+    });
+    assert_eq!(site.auth(&code).status, 200, "the code was never shown to WeChat");
 }
 
 #[test]
