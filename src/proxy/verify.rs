@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use super::admit::{authenticate, authorise, find_credential};
+use super::answering::SESSION_EXPIRES_IN;
 use super::client::Client;
 use super::exchange::Exchange;
 use super::head::RequestHead;
@@ -59,7 +60,10 @@ pub(super) async fn vouch(rules: &Rules, caller: Option<&Verified>, request_id: 
             let told = rules.headers.vouch(caller.map(|caller| &caller.identity));
             let told = told.chain(rules.headers.vouch_phone(phone.as_ref()));
             let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-            Answer::vouch(told.map(owned).collect())
+            let mut answer = Answer::vouch(told.map(owned).collect());
+            let hint = caller.and_then(|caller| rules.sessions.expiry_hint(caller));
+            answer.headers.extend(hint.map(|left| (SESSION_EXPIRES_IN, left.to_string())));
+            answer
         }
         Err(error) => Refusal::from(error).into_answer(request_id),
     }

@@ -223,7 +223,6 @@ fn judge(claims: Read<'_>, rules: &Rules<'_>) -> Result<Verified, TokenError> {
     };
     let appid = rules.apps.get(&*claims.aud).ok_or(TokenError::Invalid)?.clone();
     let ahead = rules.now.saturating_add(MOST_AHEAD);
-    let lifetime = claims.exp.checked_sub(claims.iat).ok_or(TokenError::Invalid)?;
     if claims.iat > ahead || claims.nbf.is_some_and(|nbf| nbf > rules.now) {
         return Err(TokenError::Invalid);
     }
@@ -231,6 +230,7 @@ fn judge(claims: Read<'_>, rules: &Rules<'_>) -> Result<Verified, TokenError> {
     if rules.now >= claims.exp {
         return Err(TokenError::Expired);
     }
+    let lifetime = claims.exp.checked_sub(claims.iat).ok_or(TokenError::Invalid)?;
     if lifetime > rules.most_lifetime.as_secs() {
         return Err(TokenError::Invalid);
     }

@@ -152,6 +152,10 @@ fn an_expired_token_is_refused_as_such_without_leeway() {
         let answer = assert_refused(&site, &token, &format!("expired {ago} s ago"));
         assert!(answer.description().contains("expired"), "{}", answer.text());
     }
+    // By whoever set the end alone: it may lie before the beginning.
+    let token = Forge::of("alice").claim("iat", now).claim("exp", now - 60).token();
+    let answer = assert_refused(&site, &token, "expired before it was issued");
+    assert!(answer.description().contains("expired"), "{}", answer.text());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Forward-auth: a proxy in front asks whether its client's request may pass, and as whom.
 
+use crate::harness::token::{Forge, unix_seconds};
 use crate::harness::wechat::{APPID, openid_of};
 use crate::harness::{Answer, Site};
 
@@ -52,6 +53,17 @@ fn ask_about(site: &Site, uri: &str, more: &[(&str, &str)]) -> Answer {
         ("X-Forwarded-Uri", uri),
     ];
     ask(site, &[&told, more].concat())
+}
+
+#[test]
+fn a_token_that_is_about_to_end_says_so_here_too() {
+    let site = site();
+    let now = unix_seconds();
+    let token = Forge::of("alice").claim("iat", now - 3000).claim("exp", now + 60).token();
+    let answer = ask_about(&site, "/api/x", &[("Authorization", &format!("Bearer {token}"))]);
+    assert_eq!(answer.status, 200);
+    let left: u64 = answer.header("X-Session-Expires-In").expect("no hint").parse().unwrap();
+    assert!((1..=60).contains(&left), "{left}");
 }
 
 #[test]
