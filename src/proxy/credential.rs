@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use super::head::{Headers, RequestHead, split_target};
 use crate::config::TokenSource;
-use crate::identity::headers::folds_to;
+use crate::identity::headers::fold_alike;
 
 /// What a request shows of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,7 +194,7 @@ pub(crate) fn cookie_without(value: &[u8], places: &[TokenSource]) -> Option<Vec
 /// Whether a header is one that carries the gateway's token, in any spelling that a backend folds
 /// onto it.
 pub(crate) fn is_token_header(name: &[u8], places: &[TokenSource]) -> bool {
-    places
-        .iter()
-        .any(|place| matches!(place, TokenSource::Header(header) if folds_to(name, header)))
+    places.iter().any(
+        |place| matches!(place, TokenSource::Header(header) if fold_alike(name, header.as_bytes())),
+    )
 }

@@ -347,3 +347,22 @@ fn a_token_of_ours_leaves_however_authorization_wraps_it() {
         assert!(!seen.raw().contains(&token), "{}", seen.raw());
     }
 }
+
+#[test]
+fn a_token_header_is_taken_off_whatever_stands_between_its_words() {
+    for (configured, others) in [
+        ("X_Session_Token", ["x_session_token", "X-Session-Token", "X.Session_Token"]),
+        ("X.Session.Token", ["X.SESSION.TOKEN", "x-session-token", "X_Session_Token"]),
+    ] {
+        let places = format!("token_from = [\"header:{configured}\", \"cookie:wxgate_session\"]");
+        let site = Site::with().session(&places).start();
+        let token = site.log_in("alice");
+        assert_eq!(site.get("/api/x").header(configured, &token).send().status, 200);
+        for name in others {
+            assert_eq!(site.get("/open/x").header(name, &token).send().status, 200, "{name}");
+        }
+        for seen in site.upstream.requests() {
+            assert!(!seen.raw().contains(&token), "{configured}: {}", seen.raw());
+        }
+    }
+}

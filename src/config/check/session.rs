@@ -109,13 +109,21 @@ fn token_from(
         let key = list.item(index);
         match place(text, identity) {
             Err((what, hint)) => checker.wrong(&key, what, hint),
-            Ok(place) if places.contains(&place) => {
+            Ok(place) if places.iter().any(|other| are_one(other, &place)) => {
                 checker.wrong(&key, "is in the list already", "leave one of them out");
             }
             Ok(place) => places.push(place),
         }
     }
     places
+}
+
+/// Whether two places are the same. Header names are, as an upstream may read them.
+fn are_one(one: &TokenSource, other: &TokenSource) -> bool {
+    if let (TokenSource::Header(one), TokenSource::Header(other)) = (one, other) {
+        return fold(one) == fold(other);
+    }
+    one == other
 }
 
 /// One place of `token_from`, or what is wrong with it and the mend.
