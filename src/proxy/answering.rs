@@ -246,8 +246,11 @@ pub(crate) async fn write_to_session(session: &mut Session, answer: Answer) -> p
         head.append_header(name, value)?;
     }
     head.insert_header(http::header::CONTENT_LENGTH, answer.body.len())?;
-    session.write_response_header(Box::new(head), false).await?;
-    session.write_response_body(Some(answer.body.into()), true).await
+    // Pingora leaves the body of an answer to HEAD out over HTTP/1 only.
+    let is_head = session.req_header().method == http::Method::HEAD;
+    let body = if is_head { Vec::new() } else { answer.body };
+    session.write_response_header(Box::new(head), body.is_empty()).await?;
+    session.write_response_body(Some(body.into()), true).await
 }
 
 #[cfg(test)]

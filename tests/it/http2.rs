@@ -185,6 +185,19 @@ fn many_streams_are_served_at_once_and_a_head_request_has_no_body() {
 }
 
 #[test]
+fn a_refusal_of_a_head_request_has_no_body_however_late_it_is_made() {
+    let (site, http2) = start_with(|settings| settings.upstream("read_timeout = \"1s\""));
+    site.upstream.answers("/open/broken", Reply::raw("no HTTP\r\n\r\n").then_close());
+    site.upstream.answers("/open/hangs", Reply::default().then_hang());
+    for (target, status) in [("/open/broken", 502), ("/open/hangs", 504), ("/api/x", 401)] {
+        let head = http2.send(&Call { method: "HEAD", ..Call::get(target, &[]) }).unwrap();
+        assert_eq!((head.status, head.text().as_str()), (status, ""), "{target}");
+        let length = head.header("content-length").unwrap();
+        assert!(length.parse::<u32>().unwrap() > 0, "{target}: of the body that a GET has");
+    }
+}
+
+#[test]
 fn a_client_that_resets_what_it_asks_for_is_cut_off_and_others_are_served() {
     let authority = Authority::new();
     let site = tls::with(&authority.issue()).start();
