@@ -13,7 +13,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
-use super::answering::{self, Changes};
+use super::answering::{self, After, Changes};
 use super::attempt::Attempt;
 use super::bridge;
 use super::forward::{Fate, Forward};
@@ -57,6 +57,10 @@ impl ProxyHttp for FullLane {
             let rate = passage.forward()?.rules.config.server.min_body_rate;
             passage.pace = Pace::of(rate);
             passage.pace.wait();
+        }
+        // Pingora looks at the first `Connection` only.
+        if passage.admitted.as_ref().is_some_and(|admitted| admitted.after == After::Close) {
+            session.set_keepalive(None);
         }
         let request = session.req_header_mut();
         // What `Connection` names was read by `admit`; Pingora would refuse some of it. An

@@ -138,7 +138,7 @@ impl Plan {
                 Self::Fast(fast::Order::take(head, body, forward, exchange, after))
             }
             Some(_) | None => {
-                let admitted = Admitted { forward, exchange, cut: Cut::default() };
+                let admitted = Admitted { forward, exchange, cut: Cut::default(), after };
                 Self::Full(Asked::of(head, after), window, admitted)
             }
         }

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::admit::{Decision, OwnRequest, admit};
+use super::answering::After;
 use super::client::{Peer, new_request_id};
 use super::connection::Connection;
 use super::exchange::Exchange;
@@ -125,7 +126,8 @@ async fn serve_stream(gateway: Arc<Gateway>, mut session: HttpSession, peer: Pee
         return;
     };
     let cut = Cut::default();
-    Admitted { forward, exchange, cut: cut.clone() }.hand_over(&mut head);
+    let after = After::KeepAlive;
+    Admitted { forward, exchange, cut: cut.clone(), after }.hand_over(&mut head);
     *session.req_header_mut() = head;
     let mut session = ServerSession::new_http2(session);
     session.set_total_drain_timeout(Some(Duration::from_secs(2)));

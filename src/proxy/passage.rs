@@ -6,6 +6,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorSource, ErrorType, ImmutStr, Result};
 
+use super::answering::After;
 use super::attempt::Attempt;
 use super::exchange::Exchange;
 use super::forward::Forward;
@@ -23,6 +24,8 @@ pub(crate) struct Admitted {
     pub(crate) exchange: Box<Exchange>,
     /// Closes its connection.
     pub(crate) cut: Cut,
+    /// Whether its connection goes on after it.
+    pub(crate) after: After,
 }
 
 /// An admitted request within its own head, on its way to Pingora: an HTTP/2 stream has no other

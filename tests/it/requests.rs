@@ -668,3 +668,18 @@ fn a_gateway_out_of_file_descriptors_serves_again_when_there_are_some() {
     });
     assert!(site.gateway.is_running());
 }
+
+#[test]
+fn close_ends_the_connection_wherever_it_is_said() {
+    let site = Site::start();
+    for lines in [
+        "Connection: keep-alive\r\nConnection: close\r\n",
+        "Connection: close\r\nConnection: keep-alive\r\n",
+        "Connection: keep-alive, Close\r\n",
+    ] {
+        let mut connection = site.connect();
+        let answer = connection.send(get(lines)).answer();
+        assert_eq!((answer.status, answer.header("Connection")), (200, Some("close")), "{lines}");
+        assert!(connection.is_closed_by_gateway(), "{lines}");
+    }
+}
