@@ -62,6 +62,9 @@ impl ProxyHttp for FullLane {
         if passage.admitted.as_ref().is_some_and(|admitted| admitted.after == After::Close) {
             session.set_keepalive(None);
         }
+        // RFC 9110 section 15.2: HTTP/1.0 knows no answers before the answer.
+        let is_http_1_0 = session.req_header().version == http::Version::HTTP_10;
+        session.set_ignore_info_resp(is_http_1_0);
         let request = session.req_header_mut();
         // What `Connection` names was read by `admit`; Pingora would refuse some of it. An
         // `Upgrade` to anything but WebSocket is a wish that need not be granted.

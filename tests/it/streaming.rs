@@ -403,6 +403,21 @@ fn a_client_of_http_1_0_gets_no_chunks() {
 }
 
 #[test]
+fn a_client_of_http_1_0_gets_one_answer_and_none_before_it() {
+    let site = Site::start();
+    for before in ["100 Continue", "102 Processing", "103 Early Hints\r\nLink: </a>"] {
+        let reply = Reply::raw(format!("HTTP/1.1 {before}\r\n\r\n"))
+            .then("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+        site.upstream.answers("/open/x", reply);
+        let head = "GET /open/x HTTP/1.0\r\nExpect: 100-continue\r\n\r\n";
+        let bytes = site.connect().send(head).rest().expect("the answer ends with the connection");
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with("\r\n\r\nhello"), "{text}");
+        assert_eq!(text.matches("HTTP/1.").count(), 1, "{text}");
+    }
+}
+
+#[test]
 fn the_length_of_an_answer_is_stated_once_and_not_for_a_204() {
     let site = Site::start();
     for (reply, lengths) in [
