@@ -38,6 +38,10 @@ const READ_AT_ONCE: usize = 4 * 1024;
 /// Writes are gathered up to this many bytes, so that a small answer is one packet.
 const WRITE_BUFFER: usize = 8 * 1024;
 
+/// How long nothing is sent to a client that has ended its input before it is taken as gone. It may
+/// have nothing more to ask and still read (RFC 9112 section 9.6); mostly it went away.
+const HALF_CLOSED: Duration = Duration::from_secs(2);
+
 /// What the current request may still read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Window {
@@ -71,6 +75,8 @@ pub(crate) struct Connection {
     /// What the body of the current request is held to, in the full lane.
     held: Option<Box<Held>>,
     end_of_input: bool,
+    /// When the end of input means that the client is gone, once it was asked.
+    gone_at: Option<Instant>,
     alarm: Alarm,
     digest: Arc<SocketDigest>,
 }
@@ -96,6 +102,7 @@ impl Connection {
             opening: None,
             held: None,
             end_of_input: false,
+            gone_at: None,
             alarm: Alarm::default(),
             digest,
         }
@@ -138,6 +145,7 @@ impl Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.gone_at = None;
         Pin::new(&mut self.socket).poll_write(context, bytes)
     }
 
@@ -146,16 +154,22 @@ impl Connection {
         Pin::new(&mut self.socket).poll_flush(context)
     }
 
-    /// Whether the client has nothing more to say: it closed its end, or the connection broke.
-    /// What it sends ahead is kept for the next request, as far as there is room.
-    pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Whether the client, whose request is read, went away: the connection broke, or it closed its
+    /// end and was sent nothing for [`HALF_CLOSED`]. What it sends ahead is kept for the next
+    /// request, as far as there is room.
+    pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.ahead.len() < READ_AHEAD {
-            if let Ok(1..) = ready!(self.poll_read_ahead(context)) {
-                continue;
+            if ready!(self.poll_read_ahead(context))? == 0 {
+                let gone_at = *self.gone_at.get_or_insert_with(|| Instant::now() + HALF_CLOSED);
+                return self.poll_deadline(context, gone_at).map(Ok);
             }
-            return Poll::Ready(());
         }
         Poll::Pending
+    }
+
+    /// Whether the client has said that no further request comes.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.end_of_input
     }
 
     /// Ready at the deadline.
@@ -355,38 +369,30 @@ impl AsyncRead for Connection {
         if let Poll::Ready(written) = this.poll_flush_behind(context) {
             written?;
         }
-        loop {
-            if this.is_at_boundary() {
-                // The request is read. A reader that goes on asking wants to know whether the
-                // client is still there: the end of input is told, the next request is not.
-                if this.ahead.len() >= READ_AHEAD {
-                    return Poll::Pending;
-                }
-                if ready!(this.poll_read_ahead(context))? == 0 {
-                    return Poll::Ready(Ok(()));
-                }
-                continue;
-            }
-            if this.held.as_ref().is_some_and(|held| held.cut.is_answered()) {
-                ready!(this.poll_flush_behind(context))?;
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-            }
-            if this.ahead.is_empty() && ready!(this.poll_body(context))? == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            let granted = this.grant(buffer.remaining())?;
-            let bytes = this.ahead.get(..granted).unwrap_or_default();
-            if this.opening.as_mut().is_some_and(|opening| !opening.advance(bytes)) {
-                this.behind.extend_from_slice(&GOAWAY);
-                if let Poll::Ready(told) = Pin::new(&mut *this).poll_flush(context) {
-                    told?;
-                }
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
-            buffer.put_slice(bytes);
-            this.ahead.advance(granted);
+        if this.is_at_boundary() {
+            // The request is read. A reader that goes on asking wants to know whether the
+            // client is still there: that it went is told, the next request is not.
+            return this.poll_gone(context);
+        }
+        if this.held.as_ref().is_some_and(|held| held.cut.is_answered()) {
+            ready!(this.poll_flush_behind(context))?;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if this.ahead.is_empty() && ready!(this.poll_body(context))? == 0 {
             return Poll::Ready(Ok(()));
         }
+        let granted = this.grant(buffer.remaining())?;
+        let bytes = this.ahead.get(..granted).unwrap_or_default();
+        if this.opening.as_mut().is_some_and(|opening| !opening.advance(bytes)) {
+            this.behind.extend_from_slice(&GOAWAY);
+            if let Poll::Ready(told) = Pin::new(&mut *this).poll_flush(context) {
+                told?;
+            }
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        buffer.put_slice(bytes);
+        this.ahead.advance(granted);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -397,6 +403,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.gone_at = None;
         if this.behind.len() + bytes.len() > WRITE_BUFFER {
             ready!(this.poll_flush_behind(context))?;
         }

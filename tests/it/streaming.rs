@@ -347,6 +347,48 @@ fn an_upload_that_is_cut_never_looks_complete() {
 }
 
 #[test]
+fn a_caller_that_has_nothing_more_to_ask_gets_its_answer_and_the_connection_ends() {
+    let site = Site::start();
+    site.upstream.answers("/open/late", Reply::default().then_await_release().then(OK));
+    for request in [
+        "GET /open/late HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+        "POST /open/late HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 5\r\n\r\nhello",
+        "POST /open/late HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+         5\r\nhello\r\n0\r\n\r\n",
+        "GET /open/late HTTP/1.0\r\nHost: shop.test\r\n\r\n",
+    ] {
+        site.upstream.forget();
+        let mut connection = site.connect();
+        connection.send(request).finish_sending();
+        site.upstream.await_request_to("/open/late");
+        // Time for the gateway to learn of the end, the first time round.
+        std::thread::park_timeout(Duration::from_millis(100));
+        site.upstream.release();
+        let answer = connection.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "OK"), "{request}");
+        assert!(connection.is_closed_by_gateway(), "{request}");
+    }
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
+
+#[test]
+fn a_caller_that_ended_its_input_is_gone_when_no_answer_comes() {
+    let site = Site::start();
+    site.upstream.answers("/open/slow", Reply::default().then_hang());
+    let mut connection = site.connect();
+    connection.send(site.get("/open/slow").bytes()).finish_sending();
+    site.upstream.await_request_to("/open/slow");
+    let begin = Instant::now();
+    assert!(connection.is_closed_by_gateway());
+    let lasted = begin.elapsed();
+    assert!(lasted > Duration::from_millis(1_500), "{lasted:?}");
+    assert!(lasted < Duration::from_secs(10), "{lasted:?}");
+    eventually("the backend's connection is closed", || site.upstream.open_connections() == 0);
+    assert_eq!(site.access_line(|line| line["path"] == "/open/slow")["status"], 499);
+}
+
+#[test]
 fn a_caller_that_goes_away_frees_the_backend() {
     let site = Site::start();
     site.upstream.answers("/open/slow", Reply::default().then_hang());

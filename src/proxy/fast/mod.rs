@@ -299,8 +299,8 @@ impl Answering<'_> {
     ) -> Result<bool, Failure> {
         loop {
             let length = relay.read_head().await?;
-            if !relay.outgoing.is_sent() {
-                // The client is still sending what nobody may want any more.
+            if !relay.outgoing.is_sent() || relay.client.has_ended() {
+                // The client is still sending what nobody may want any more, or never will again.
                 *self.after = After::Close;
             }
             let asked = Asked {
