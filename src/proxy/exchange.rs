@@ -59,7 +59,7 @@ pub(crate) fn method_name(method: &str) -> Cow<'static, str> {
 impl Exchange {
     /// Begins the account of a request.
     pub(crate) fn begin(rules: &Arc<Rules>, head: &RequestHead<'_>, client: IpAddr) -> Box<Self> {
-        let mut exchange = Self::unread(rules, client);
+        let mut exchange = Self::unread(rules, client, "HTTP/1.1");
         exchange.method = method_name(head.method);
         if rules.access_log.is_on() {
             exchange.told = Kept::of(head);
@@ -73,13 +73,17 @@ impl Exchange {
     }
 
     /// Begins the account of a request whose head could not be read.
-    pub(crate) fn unread(rules: &Arc<Rules>, client: IpAddr) -> Box<Self> {
+    pub(crate) fn unread(
+        rules: &Arc<Rules>,
+        client: IpAddr,
+        protocol: &'static str,
+    ) -> Box<Self> {
         rules.metrics.http_requests_in_flight.inc();
         Box::new(Self {
             rules: Arc::clone(rules),
             started: Instant::now(),
             method: Cow::Borrowed(""),
-            protocol: "HTTP/1.1",
+            protocol,
             told: Kept::default(),
             counts: Arc::clone(&rules.counts.unrouted),
             client,

@@ -225,7 +225,7 @@ async fn refuse_unread(
     peer: &Peer,
     refusal: Refusal,
 ) -> Left {
-    let mut exchange = Exchange::unread(rules, peer.address);
+    let mut exchange = Exchange::unread(rules, peer.address, "HTTP/1.1");
     exchange.request_id = new_request_id();
     let answer = refusal.into_answer(&exchange.request_id);
     exchange.status = answer.status;

@@ -35,8 +35,11 @@ const MAX_STREAMS: u32 = 100;
 /// Streams that are still being worked on. A client that opens and resets streams faster than
 /// they can be ended (CVE-2023-44487) gets beyond `MAX_STREAMS`, and is cut off here.
 const MAX_UNDER_WAY: usize = 2 * MAX_STREAMS as usize;
-/// Smallest limit on a decoded header list; past it h2 answers 431 by itself.
-const MIN_HEADER_LIST: usize = 64 * 1024;
+/// How much more of a decoded header list is read than a request may have: what is larger by less
+/// is refused as any request is, past it h2 answers 431 by itself, without a word.
+const HEADER_LIST: usize = 4;
+/// Smallest limit on a decoded header list.
+const MIN_HEADER_LIST: usize = 128 * 1024;
 /// Bytes of uploads that may be under way on one connection, over all of its streams.
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// Bytes of an answer that may wait for the client to take them.
@@ -69,7 +72,11 @@ pub(super) async fn serve(gateway: Arc<Gateway>, mut connection: Connection) {
                     let stream = serve_stream(Arc::clone(&gateway), session, peer.clone());
                     streams.spawn(stream);
                 }
-                Ok(Some(H2Accept::Rejected)) => malformed += 1,
+                Ok(Some(H2Accept::Rejected)) => {
+                    malformed += 1;
+                    // Pingora has answered, without a body.
+                    unread(&gateway.rules.load_full(), &peer).status = 400;
+                }
                 Ok(None) | Err(_) => break,
             },
             Some(_) = streams.join_next() => {}
@@ -90,7 +97,8 @@ pub(super) async fn serve(gateway: Arc<Gateway>, mut connection: Connection) {
 }
 
 fn options(rules: &Rules) -> H2Options {
-    let header_list = rules.config.server.max_header_bytes.max(MIN_HEADER_LIST);
+    let max_bytes = rules.config.server.max_header_bytes;
+    let header_list = max_bytes.saturating_mul(HEADER_LIST).max(MIN_HEADER_LIST);
     let mut options = default_h2_options();
     options
         .max_concurrent_streams(MAX_STREAMS)
@@ -100,6 +108,12 @@ fn options(rules: &Rules) -> H2Options {
     options
 }
 
+fn unread(rules: &Arc<Rules>, peer: &Peer) -> Box<Exchange> {
+    let mut exchange = Exchange::unread(rules, peer.address, "HTTP/2.0");
+    exchange.request_id = new_request_id();
+    exchange
+}
+
 async fn serve_stream(gateway: Arc<Gateway>, mut session: HttpSession, peer: Peer) {
     let rules = gateway.rules.load_full();
     let idle_timeout = rules.config.server.idle_timeout;
@@ -107,11 +121,8 @@ async fn serve_stream(gateway: Arc<Gateway>, mut session: HttpSession, peer: Pee
     let max_bytes = rules.config.server.max_header_bytes;
     let admitted =
         with_http2_head(session.req_header(), max_bytes, |head| admit(&rules, &head, &peer));
-    let (exchange, decision) = admitted.unwrap_or_else(|refusal| {
-        let mut exchange = Exchange::unread(&rules, peer.address);
-        exchange.request_id = new_request_id();
-        (exchange, Decision::Refuse(refusal))
-    });
+    let (exchange, decision) = admitted
+        .unwrap_or_else(|refusal| (unread(&rules, &peer), Decision::Refuse(refusal)));
     let Decision::Forward(mut forward) = decision else {
         answer_ourselves(&rules, session, exchange, decision).await;
         return;

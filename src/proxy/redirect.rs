@@ -51,7 +51,7 @@ pub(super) async fn serve(gateway: &Gateway, mut connection: Connection) {
 }
 
 fn unread(rules: &Arc<Rules>, peer: &Peer, refusal: Refusal) -> (Box<Exchange>, String, Answer) {
-    let mut exchange = Exchange::unread(rules, peer.address);
+    let mut exchange = Exchange::unread(rules, peer.address, "HTTP/1.1");
     exchange.request_id = new_request_id();
     let answer = exchange.refused(refusal);
     (exchange, "GET".to_owned(), answer)
