@@ -43,6 +43,10 @@ pub(crate) fn with_http2_head<R>(
     if CONNECTION_SPECIFIC.iter().any(|name| headers.get_all(name).next().is_some()) {
         return Err(Refusal::Malformed("a header that HTTP/2 does not have"));
     }
+    // RFC 9113 section 8.2.1: malformed; an HTTP/1 upstream would read another value.
+    if lines.iter().any(|line| line.value.trim_ascii().len() != line.value.len()) {
+        return Err(Refusal::Malformed("white space around a header's value"));
+    }
     let mut lengths = headers.get_all("content-length");
     if let Some(length) = lengths.next() {
         content_length(length)?;
@@ -118,6 +122,10 @@ mod tests {
         assert_eq!(status("POST", here, &[("content-length", "5, 5")]), 400);
         assert_eq!(status("POST", here, &[("content-length", "+5")]), 400);
         assert_eq!(status("POST", here, &[("content-length", "5"), ("content-length", "5")]), 400);
+        for padded in [" x", "x ", "\tx", "x\t", " "] {
+            assert_eq!(status("GET", here, &[("x-padded", padded)]), 400, "{padded:?}");
+        }
+        assert_eq!(status("GET", here, &[("x-empty", ""), ("x-inner", "a \tb")]), 200);
         assert_eq!(status("GET", &format!("{here}{}", "a".repeat(9000)), &[]), 414);
         assert_eq!(status("GET", here, &[("x-long", &"a".repeat(33_000))]), 431);
         assert_eq!(status("GET", here, &vec![("x-many", "a"); 101]), 431);

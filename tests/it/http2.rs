@@ -69,7 +69,7 @@ fn refusals_are_those_of_http_1() {
     let larger = "a".repeat(100_000);
     let larger = [("x-large", &*larger)];
     let many = vec![("x-many", "a"); 101];
-    let cases: [(Call<'_>, u16); 12] = [
+    let cases: [(Call<'_>, u16); 13] = [
         (Call::get("/nowhere", &[]), 404),
         (Call::get("/open", &[]), 308),
         (Call::get("/wx/nothing", &[]), 404),
@@ -77,6 +77,7 @@ fn refusals_are_those_of_http_1() {
         (Call::get("/open/%2fx", &[]), 400),
         (Call::get("/open/x", &[("host", "other.example.com")]), 400),
         (Call::get("/api/x", &[("authorization", "a"), ("authorization", "b")]), 400),
+        (Call::get("/open/x", &[("x-padded", "x ")]), 400),
         (Call::get(&long, &[]), 414),
         (Call::get("/open/x", &large), 431),
         (Call::get("/open/x", &larger), 431),
@@ -92,7 +93,7 @@ fn refusals_are_those_of_http_1() {
             assert!(answer.json()["request_id"].is_string(), "{}", answer.text());
         }
     }
-    assert_eq!(site.gateway.metric("wxgate_http_requests_total", &[("code", "400")]), 3.0);
+    assert_eq!(site.gateway.metric("wxgate_http_requests_total", &[("code", "400")]), 4.0);
     site.access_line(|line| line["status"] == 400 && line["path"] == "");
     assert!(site.upstream.requests().is_empty());
     assert_eq!(http2.send(&Call::get("/open/x", &[])).unwrap().status, 200, "it still serves");
