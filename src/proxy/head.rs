@@ -209,7 +209,8 @@ impl Scan {
             ahead.get(self.searched..).and_then(|rest| memchr::memchr(b'\n', rest))
         {
             let end = self.searched + found;
-            self.check_length(end, max_bytes)?;
+            self.check_request_line(end)?;
+            check_length(end, max_bytes)?;
             let line = ahead.get(self.line_start..end).unwrap_or_default();
             // A lone LF ends a line for some parsers and not for others.
             let Some((b'\r', line)) = line.split_last() else {
@@ -220,21 +221,26 @@ impl Scan {
                 return Ok(Some(self.searched));
             }
         }
-        self.check_length(ahead.len(), max_bytes)?;
+        self.check_request_line(ahead.len())?;
+        // Of a request line that is not whole nobody knows which of its limits it will break.
+        if self.line_start > 0 {
+            check_length(ahead.len(), max_bytes)?;
+        }
         self.searched = ahead.len();
         Ok(None)
     }
 
     /// `seen` bytes, a last LF left out; the CR before it is not of the line.
-    fn check_length(&self, seen: usize, max_bytes: usize) -> Result<(), NoHead> {
+    fn check_request_line(&self, seen: usize) -> Result<(), NoHead> {
         if self.line_start == 0 && seen > MAX_REQUEST_LINE + 1 {
-            Err(Refusal::UriTooLong.into())
-        } else if seen >= max_bytes {
-            Err(Refusal::HeaderFieldsTooLarge.into())
-        } else {
-            Ok(())
+            return Err(Refusal::UriTooLong.into());
         }
+        Ok(())
     }
+}
+
+fn check_length(seen: usize, max_bytes: usize) -> Result<(), NoHead> {
+    if seen >= max_bytes { Err(Refusal::HeaderFieldsTooLarge.into()) } else { Ok(()) }
 }
 
 /// Parses a head that [`read_head`] found, checks it, and gives it to `then` together with the

@@ -476,6 +476,12 @@ fn a_header_section_of_the_limit_is_fine_and_the_limit_is_configured() {
     };
     assert_eq!(send(4 * 1024).status, 200);
     send(4 * 1024 + 1).assert_refused(431, "header_fields_too_large");
+    let target = |length: usize| format!("/open/{}", "a".repeat(length));
+    site.get(&target(5 * 1024)).send().assert_refused(431, "header_fields_too_large");
+    site.get(&target(9 * 1024)).send().assert_refused(414, "uri_too_long");
+    let mut slow = site.connect();
+    slow.send(format!("GET {}", target(5 * 1024)));
+    slow.send("a".repeat(4 * 1024)).answer().assert_refused(414, "uri_too_long");
 }
 
 #[test]
