@@ -73,11 +73,7 @@ impl Exchange {
     }
 
     /// Begins the account of a request whose head could not be read.
-    pub(crate) fn unread(
-        rules: &Arc<Rules>,
-        client: IpAddr,
-        protocol: &'static str,
-    ) -> Box<Self> {
+    pub(crate) fn unread(rules: &Arc<Rules>, client: IpAddr, protocol: &'static str) -> Box<Self> {
         rules.metrics.http_requests_in_flight.inc();
         Box::new(Self {
             rules: Arc::clone(rules),

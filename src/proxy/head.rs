@@ -376,8 +376,8 @@ pub(crate) fn origin_form<'a>(
     if target.starts_with('/') {
         return Ok(target);
     }
-    if method == "CONNECT" || (method == "OPTIONS" && target == "*") {
-        // CONNECT is refused by its method; `OPTIONS *` asks about the gateway itself.
+    if matches!(method, "CONNECT" | "TRACE") || (method == "OPTIONS" && target == "*") {
+        // The first two are refused by their method; `OPTIONS *` asks about the gateway itself.
         return Ok("/");
     }
     let absolute = ["http://", "https://"].iter().find_map(|scheme| {

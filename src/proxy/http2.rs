@@ -121,8 +121,8 @@ async fn serve_stream(gateway: Arc<Gateway>, mut session: HttpSession, peer: Pee
     let max_bytes = rules.config.server.max_header_bytes;
     let admitted =
         with_http2_head(session.req_header(), max_bytes, |head| admit(&rules, &head, &peer));
-    let (exchange, decision) = admitted
-        .unwrap_or_else(|refusal| (unread(&rules, &peer), Decision::Refuse(refusal)));
+    let (exchange, decision) =
+        admitted.unwrap_or_else(|refusal| (unread(&rules, &peer), Decision::Refuse(refusal)));
     let Decision::Forward(mut forward) = decision else {
         answer_ourselves(&rules, session, exchange, decision).await;
         return;

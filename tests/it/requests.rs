@@ -285,6 +285,16 @@ fn head_rows() -> Vec<(&'static str, Vec<u8>, End)> {
             whole("TRACE /open/x HTTP/1.1\r\nHost: shop.test\r\n\r\n"),
             Status(405, "method_not_allowed"),
         ),
+        (
+            "TRACE of everything",
+            whole("TRACE * HTTP/1.1\r\nHost: shop.test\r\n\r\n"),
+            Status(405, "method_not_allowed"),
+        ),
+        (
+            "TRACE of an authority",
+            whole("TRACE shop.test:443 HTTP/1.1\r\nHost: shop.test\r\n\r\n"),
+            Status(405, "method_not_allowed"),
+        ),
         // Header lines.
         ("a folded line", get("X-A: 1\r\n 2\r\n"), Refused),
         ("a line folded by a tab", get("X-A: 1\r\n\t2\r\n"), Refused),

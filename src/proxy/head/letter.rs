@@ -51,7 +51,8 @@ impl Request {
         if target.starts_with('/') {
             return Some(target.into());
         }
-        if self.method == b"CONNECT" || (self.method == b"OPTIONS" && target == "*") {
+        let is_refused = matches!(&self.method[..], b"CONNECT" | b"TRACE");
+        if is_refused || (self.method == b"OPTIONS" && target == "*") {
             return Some(b"/".to_vec());
         }
         let (scheme, rest) = target.split_once("://")?;
