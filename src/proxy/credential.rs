@@ -89,8 +89,8 @@ fn bearer(headers: Headers<'_>) -> Option<&str> {
     Some(text(rest.trim_ascii())).filter(|token| !token.is_empty())
 }
 
-/// Everything in `Authorization` that may be a token, however it is wrapped: in quotes, or behind
-/// another scheme in a list. A token of ours leaves with the header, whoever could read it.
+/// Everything in `Authorization` that may be a token, however it is wrapped: in quotes or brackets,
+/// or behind another scheme in a list. A token of ours leaves with the header, whoever could read it.
 pub(crate) fn authorization_words<'a>(headers: Headers<'a>) -> impl Iterator<Item = &'a str> {
     headers
         .get_all("authorization")
@@ -101,7 +101,24 @@ pub(crate) fn authorization_words<'a>(headers: Headers<'a>) -> impl Iterator<Ite
 }
 
 const fn is_between_words(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b',' | b';' | b'"' | b'=' | b'\'')
+    matches!(
+        byte,
+        b' ' | b'\t'
+            | b','
+            | b';'
+            | b':'
+            | b'"'
+            | b'='
+            | b'\''
+            | b'('
+            | b')'
+            | b'<'
+            | b'>'
+            | b'['
+            | b']'
+            | b'{'
+            | b'}'
+    )
 }
 
 /// What is no text is no token either, but it is something, and so it is refused.

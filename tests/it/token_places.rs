@@ -340,6 +340,10 @@ fn a_token_of_ours_leaves_however_authorization_wraps_it() {
         format!("Bearer foreign, Bearer {token}"),
         format!("Bearer \"{token}\""),
         format!("Digest username=\"a\", token=\"{token}\""),
+        format!("Bearer:{token}"),
+        format!("Bearer <{token}>"),
+        format!("({token})"),
+        format!("[{{{token}}}]"),
     ] {
         assert_eq!(site.get("/open/x").header("Authorization", &value).send().status, 200);
     }
