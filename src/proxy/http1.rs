@@ -86,7 +86,11 @@ async fn one_request(
             After::Close => Left::Closed,
         },
         Ok(Plan::Full(asked, window, mut admitted)) => {
-            if let Err(refusal) = admitted.forward.look_up().await {
+            let fit = match check_chunks(connection.ahead(), window) {
+                Ok(()) => admitted.forward.look_up().await,
+                Err(refusal) => Err(refusal),
+            };
+            if let Err(refusal) = fit {
                 connection.skip(length);
                 connection.open(body_window(window, length));
                 let (exchange, refused) = (admitted.exchange, Decision::Refuse(refusal));
@@ -182,6 +186,17 @@ fn body_window(window: Window, length: usize) -> Window {
         // Whoever asks for a WebSocket and gets an answer sends no body.
         Window::Open => Window::Bytes(0),
     }
+}
+
+/// What came of a chunked body along with its head is looked at before a backend is: it would get
+/// a head without an end.
+fn check_chunks(ahead: &[u8], window: Window) -> Result<(), Refusal> {
+    if let Window::Chunked(head, mut end) = window {
+        let body = usize::try_from(head).ok().and_then(|head| ahead.get(head..));
+        end.advance(body.unwrap_or_default())
+            .map_err(|_| Refusal::Malformed("a body that is not framed as it says"))?;
+    }
+    Ok(())
 }
 
 async fn send_continue(connection: &mut Connection) -> std::io::Result<()> {

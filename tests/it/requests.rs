@@ -699,3 +699,13 @@ fn close_ends_the_connection_wherever_it_is_said() {
         assert!(connection.is_closed_by_gateway(), "{lines}");
     }
 }
+
+#[test]
+fn a_badly_chunked_body_that_comes_with_its_head_reaches_no_backend() {
+    let site = Site::start();
+    for body in ["zz\r\nhello\r\n", "5\nhello\r\n", "3\r\nhello\r\n", "5\r\nhello\r\n-1\r\n"] {
+        let answer = site.raw(post("Transfer-Encoding: chunked\r\n", body));
+        answer.assert_refused(400, "invalid_request");
+    }
+    assert_eq!(site.upstream.connections(), 0);
+}
