@@ -242,7 +242,7 @@ async fn refuse_unread(
 ) -> Left {
     let mut exchange = Exchange::unread(rules, peer.address, "HTTP/1.1");
     exchange.request_id = new_request_id();
-    let answer = refusal.into_answer(&exchange.request_id);
+    let answer = exchange.refused(refusal);
     exchange.status = answer.status;
     match write_to_connection(&mut connection, &answer, "GET", After::Close).await {
         Ok(bytes) => exchange.bytes_out = bytes,
@@ -262,15 +262,15 @@ async fn answer_ourselves(
 ) -> Left {
     let answer = match decision {
         Decision::Own(own) => own_answer(rules, &mut connection, &asked, &mut exchange, *own).await,
-        Decision::Preflight(answer) => *answer,
+        Decision::Preflight(answer) => exchange.named(*answer),
         Decision::AddSlash(location) => exchange.told(Answer::redirect(308, location)),
         Decision::Vouch(caller) => {
-            verify::vouch(rules, caller.as_deref(), &exchange.request_id).await
+            exchange.named(verify::vouch(rules, caller.as_deref(), &exchange.request_id).await)
         }
         Decision::LogIn(location) => exchange.told(Answer::redirect(302, location)),
         Decision::Refuse(refusal) => exchange.refused(refusal),
         // Forwarded by the caller.
-        Decision::Forward(_) => Refusal::Internal.into_answer(&exchange.request_id),
+        Decision::Forward(_) => exchange.refused(Refusal::Internal),
     };
     // A body that nobody read is drained if it is small and sure to come, else cut off.
     let small = connection.is_at_boundary()

@@ -176,15 +176,15 @@ async fn answer_ourselves(
 ) {
     let answer = match decision {
         Decision::Own(own) => own_answer(rules, &mut session, &mut exchange, *own).await,
-        Decision::Preflight(answer) => *answer,
+        Decision::Preflight(answer) => exchange.named(*answer),
         Decision::AddSlash(location) => exchange.told(Answer::redirect(308, location)),
         Decision::Vouch(caller) => {
-            verify::vouch(rules, caller.as_deref(), &exchange.request_id).await
+            exchange.named(verify::vouch(rules, caller.as_deref(), &exchange.request_id).await)
         }
         Decision::LogIn(location) => exchange.told(Answer::redirect(302, location)),
         Decision::Refuse(refusal) => exchange.refused(refusal),
         // Forwarded by the caller.
-        Decision::Forward(_) => Refusal::Internal.into_answer(&exchange.request_id),
+        Decision::Forward(_) => exchange.refused(Refusal::Internal),
     };
     let status = answer.status;
     match write(&mut session, answer).await {

@@ -30,7 +30,7 @@ pub(super) async fn serve(gateway: &Gateway, mut connection: Connection) {
                 exchange.request_id = client.request_id;
                 exchange.is_own();
                 let answer = match location(&rules, &head) {
-                    Ok(location) => Answer::redirect(308, location),
+                    Ok(location) => exchange.told(Answer::redirect(308, location)),
                     Err(refusal) => exchange.refused(refusal),
                 };
                 (exchange, head.method.to_owned(), answer)

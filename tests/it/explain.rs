@@ -80,7 +80,9 @@ fn told(directory: &std::path::Path, arguments: &[&str]) -> String {
 /// What is another each time, by a name for it.
 fn settled(page: &str) -> String {
     let line = |line: &str| match line.split_once("X-Request-Id: ") {
-        Some((before, _)) if line.contains("gateway") => format!("{before}X-Request-Id: (new)"),
+        Some((before, id)) if line.contains("gateway") || id.len() == 32 => {
+            format!("{before}X-Request-Id: (new)")
+        }
         _ => match line.split_once("X-Session: ") {
             Some((before, _)) => format!("{before}X-Session: (new)"),
             None => line.trim_end().to_owned(),

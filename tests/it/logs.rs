@@ -305,3 +305,26 @@ fn no_secret_stands_in_any_output_of_a_whole_run_at_any_level() {
         assert!(!logs.contains(signature), "a token's signature at {level}");
     }
 }
+
+#[test]
+fn every_answer_names_the_request_that_the_log_tells_of() {
+    let cors = "cors = { origins = [\"https://h5.example.com\"] }";
+    let site = Site::with().login(cors).start();
+    let token = site.log_in("alice");
+    let preflight = site
+        .request("OPTIONS", "/wx/auth")
+        .header("Origin", "https://h5.example.com")
+        .header("Access-Control-Request-Method", "POST");
+    for (path, request) in [
+        ("/open/x", site.get("/open/x")),
+        ("/open", site.get("/open")),
+        ("/wx/session", site.get("/wx/session").bearer(&token)),
+        ("/wx/logout", site.post("/wx/logout").bearer(&token)),
+        ("/nowhere", site.get("/nowhere")),
+        ("/wx/auth", preflight),
+    ] {
+        let answer = request.send();
+        let id = answer.header("X-Request-Id").unwrap_or_else(|| panic!("{path}: no id"));
+        assert_eq!(site.access_line(|line| line["request_id"] == id)["path"], path);
+    }
+}

@@ -69,6 +69,7 @@ impl Answer {
         }
         assert_eq!(self.header("Content-Type"), Some("application/json; charset=utf-8"));
         assert_eq!(self.header("Cache-Control"), Some("no-store"), "{text}");
+        assert_eq!(self.header("X-Request-Id"), body["request_id"].as_str(), "{text}");
         body
     }
 
