@@ -11,8 +11,8 @@ use crate::proxy::answering::{After, Changes, Nominated, is_hop_by_hop};
 use crate::proxy::head::{Headers, content_length};
 use crate::proxy::upgrade::is_event_stream;
 
-/// Most header lines of an answer.
-const MAX_HEADERS: usize = 128;
+/// Most header lines of an answer: as many as the full lane takes.
+const MAX_HEADERS: usize = 256;
 /// Longest head of an answer.
 const MAX_BYTES: usize = 64 * 1024;
 
@@ -95,9 +95,48 @@ pub(super) fn rewrite(
         &mut lines,
     );
     match parsed {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {
+            write_anew(&answer, out, asked)
+        }
+        Ok(_) | Err(_) => mend(bytes, out, asked),
+    }
+}
+
+/// The same for a head with what a proxy mends (RFC 9112 sections 5.1 and 5.2): white space before
+/// a colon, and lines that go on in the next one.
+fn mend(bytes: &[u8], out: &mut Vec<u8>, asked: &Asked<'_>) -> Result<AnswerHead, Malformed> {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default()
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .parse_response_with_uninit_headers(&mut answer, bytes, &mut lines);
+    match parsed {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         Ok(_) | Err(_) => return Err(Malformed),
     }
+    let values: Vec<_> = answer.headers.iter().map(|line| unfolded(line.value)).collect();
+    let lines = answer.headers.iter().zip(&values);
+    let mut lines: Vec<_> =
+        lines.map(|(line, value)| httparse::Header { name: line.name, value }).collect();
+    let httparse::Response { version, code, reason, .. } = answer;
+    let answer = httparse::Response { version, code, reason, headers: &mut lines };
+    let head = write_anew(&answer, out, asked)?;
+    // Whoever writes so may mean something else by it.
+    Ok(AnswerHead { keeps_alive: false, ..head })
+}
+
+/// A value in one line.
+fn unfolded(value: &[u8]) -> Vec<u8> {
+    let lines = value.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(&b' ')
+}
+
+fn write_anew(
+    answer: &httparse::Response<'_, '_>,
+    out: &mut Vec<u8>,
+    asked: &Asked<'_>,
+) -> Result<AnswerHead, Malformed> {
     let (Some(status @ 100..), Some(version)) = (answer.code, answer.version) else {
         return Err(Malformed);
     };
@@ -114,7 +153,7 @@ pub(super) fn rewrite(
         }
         write_lines(out, headers, None, asked.changes);
         out.extend_from_slice(b"\r\n");
-        let (keeps_alive, is_event_stream) = (false, false);
+        let (keeps_alive, is_event_stream) = (true, false);
         return Ok(AnswerHead { status, framing: Framing::Empty, keeps_alive, is_event_stream });
     }
     let said = Said::read(headers)?;
@@ -278,8 +317,13 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-            "HTTP/1.1 200 OK\r\nContent-Length : 5\r\n",
-            "HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n 0\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length : 2\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chun\r\n ked\r\n",
+            "HTTP/1.1 200 OK\r\n A: b\r\n",
+            "HTTP/1.1 200 OK\r\nA\r\n : b\r\n",
+            "HTTP/1.1 200 OK\r\nA : b\rc\r\n",
+            "HTTP/1.1 200 OK\r\nA : b\0c\r\n",
             "HTTP/1.1 200 OK\r\nA: b\rc\r\n",
             "HTTP/1.1 200 OK\r\nA\r\n",
             "HTTP/1.1 099 Low\r\n",
@@ -303,6 +347,24 @@ mod tests {
             "HTTP/1.1 200 Fine\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\nDate: Thu, 01 Jan 1970\r\n\
              x-request-id: theirs\r\ncontent-LENGTH: 5\r\nConnection: keep-alive\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn what_a_proxy_mends_is_mended_and_the_connection_is_not_used_again() {
+        let head = "HTTP/1.1 200 OK\r\nX-A : b\r\nX-B: c\r\n  d \r\n\te\r\nX-C:\r\n f\r\n\
+                    Content-Length\t: 5\r\nDate: x\r\nX-Request-Id: y\r\n\r\n";
+        let (head, text) = read(head, false).unwrap();
+        assert_eq!((head.framing, head.keeps_alive), (Framing::Length(5), false));
+        assert_eq!(
+            text,
+            "HTTP/1.1 200 OK\r\nX-A: b\r\nX-B: c d e\r\nX-C: f\r\nContent-Length: 5\r\n\
+             Date: x\r\nX-Request-Id: y\r\nConnection: keep-alive\r\n\r\n"
+        );
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n";
+        assert_eq!(framing(chunked, false), Ok((Framing::Chunked, false)));
+        let many = |count: usize| format!("HTTP/1.1 204 No\r\n{}\r\n", "A: b\r\n".repeat(count));
+        assert_eq!(framing(&many(256), false), Ok((Framing::Empty, true)));
+        assert_eq!(framing(&many(257), false), Err(Malformed));
     }
 
     #[test]

@@ -297,6 +297,7 @@ impl Answering<'_> {
         reply: &mut Vec<u8>,
         begun: &mut Begun,
     ) -> Result<bool, Failure> {
+        let mut keeps_alive = true;
         loop {
             let length = relay.read_head().await?;
             if !relay.outgoing.is_sent() || relay.client.has_ended() {
@@ -313,6 +314,7 @@ impl Answering<'_> {
             let bytes = relay.inbox.get(..length).unwrap_or_default();
             let head = answer::rewrite(bytes, reply, &asked)?;
             relay.inbox.advance(length);
+            keeps_alive &= head.keeps_alive;
             if head.status < 200 {
                 relay.write(reply).await?;
                 continue;
@@ -337,7 +339,7 @@ impl Answering<'_> {
             if relay.told {
                 *begun = Begun::Yes;
             }
-            return streamed.map(|()| head.keeps_alive);
+            return streamed.map(|()| keeps_alive);
         }
     }
 }

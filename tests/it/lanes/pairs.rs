@@ -96,7 +96,7 @@ const STATUSES: [&str; 12] = [
     "599 Odd",
 ];
 
-const ANSWER_HEADERS: [&str; 18] = [
+const ANSWER_HEADERS: [&str; 21] = [
     "Content-Type: text/plain; charset=utf-8",
     "Set-Cookie: a=1; Path=/",
     "Set-Cookie: b=2",
@@ -115,6 +115,10 @@ const ANSWER_HEADERS: [&str; 18] = [
     "X-Request-Id: theirs",
     "Vary: Accept-Encoding",
     "X-Accel-Buffering: no",
+    // A proxy mends these (RFC 9112 sections 5.1 and 5.2).
+    "X-Spaced : a",
+    "X-Folded: a\r\n b \r\n\tc",
+    "X-Below:\r\n a",
 ];
 
 impl Pair {
@@ -214,8 +218,12 @@ fn answer(dice: &mut Dice, method: &str) -> (Reply, String) {
     let shown = if has_body { &body[..] } else { &[] };
     let kind = dice.below(24);
     let (line, sent, closes) = match kind {
-        0..=12 => (format!("Content-Length: {}\r\n", body.len()), shown.to_vec(), false),
-        13..=18 if has_body => {
+        0..=11 => (format!("Content-Length: {}\r\n", body.len()), shown.to_vec(), false),
+        12 => (format!("Content-Length :\r\n {}\r\n", body.len()), shown.to_vec(), false),
+        13 if has_body => {
+            ("Transfer-Encoding : chunked\r\n".to_owned(), chunks(dice, shown, true), false)
+        }
+        14..=18 if has_body => {
             ("Transfer-Encoding: chunked\r\n".to_owned(), chunks(dice, shown, true), false)
         }
         19 if has_body => (String::new(), shown.to_vec(), true),
