@@ -77,9 +77,15 @@ impl Bridge {
 pub(crate) fn write_cookie(request: &mut RequestHeader, forward: &Forward) -> pingora::Result<()> {
     let Some(bridge) = &forward.bridge else { return Ok(()) };
     let of_client = request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    match bridge.cookie(of_client) {
-        Some(value) => request.insert_header(COOKIE, value),
-        None => Ok(()),
+    let Some(value) = bridge.cookie(of_client) else { return Ok(()) };
+    let spelled = request
+        .case_header_iter()
+        .map(|(name, _)| name)
+        .find(|name| name.as_slice().eq_ignore_ascii_case(b"cookie"))
+        .cloned();
+    match spelled {
+        Some(name) => request.insert_header(name, value),
+        None => request.insert_header("Cookie", value),
     }
 }
 

@@ -104,6 +104,27 @@ fn a_cookie_comes_back_with_the_next_requests_of_its_session_and_no_other() {
 }
 
 #[test]
+fn a_clients_own_cookie_header_keeps_its_spelling() {
+    let site = start(bridged());
+    site.upstream.answers("/shop/in", sets(&["PHPSESSID=s1; path=/"]));
+    let token = site.log_in("ann");
+    get(&site, "/shop/in", &token);
+    for (sent, arrives) in
+        [(Some("cOOkie"), "cOOkie"), (Some("Cookie"), "Cookie"), (None, "Cookie")]
+    {
+        let request = site.get("/shop/cart").bearer(&token);
+        let request = match sent {
+            Some(name) => request.header(name, "own=1"),
+            None => request,
+        };
+        assert_eq!(request.send().status, 200);
+        let seen = site.upstream.last();
+        assert!(seen.values("Cookie")[0].starts_with("PHPSESSID=s1"), "{}", seen.raw());
+        assert!(seen.headers.iter().any(|(name, _)| name == arrives), "{}", seen.raw());
+    }
+}
+
+#[test]
 fn paths_expiry_deletion_and_hosts_count_as_in_a_browser() {
     let site = start(bridged());
     let token = site.log_in("ann");

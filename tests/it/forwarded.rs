@@ -186,3 +186,15 @@ fn a_refusal_does_not_echo_what_the_client_sent() {
     assert!(matches!(answer.status, 400 | 404));
     assert!(!answer.text().contains("7f3a"), "{}", answer.text());
 }
+
+#[test]
+fn a_host_arrives_in_the_clients_spelling() {
+    let site = Site::start();
+    for name in ["hOsT", "host", "HOST"] {
+        let head = format!("GET /open/x HTTP/1.1\r\n{name}: Shop.test\r\n\r\n");
+        assert_eq!(site.raw(head).status, 200);
+        let seen = site.upstream.last();
+        assert_eq!(seen.values("Host"), ["Shop.test"]);
+        assert!(seen.headers.iter().any(|(its, _)| its == name), "{}", seen.raw());
+    }
+}

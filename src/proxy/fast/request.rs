@@ -30,7 +30,7 @@ pub(crate) fn write(out: &mut Vec<u8>, head: &RequestHead<'_>, forward: &Forward
     for line in head.headers.0 {
         let name = line.name.as_bytes();
         if name.eq_ignore_ascii_case(b"host") {
-            write_line(out, b"Host", forward.host.as_bytes());
+            write_line(out, name, forward.host.as_bytes());
         } else if name.eq_ignore_ascii_case(b"content-length") {
             out.extend_from_slice(name);
             out.extend_from_slice(b": ");
