@@ -144,6 +144,15 @@ pub(crate) fn change(response: &mut ResponseHeader, changes: Changes<'_>) -> pin
     Ok(())
 }
 
+/// Tells how long the token lasts beside an answer that passes as it came otherwise.
+pub(crate) fn hint(response: &mut ResponseHeader, changes: Changes<'_>) -> pingora::Result<()> {
+    response.remove_header(SESSION_EXPIRES_IN);
+    match changes.session_expires_in {
+        Some(left) => response.insert_header(SESSION_EXPIRES_IN, left.to_string()),
+        None => Ok(()),
+    }
+}
+
 /// Whether an answer ends with its head (RFC 9112 section 6.3).
 pub(crate) fn has_no_body(response: &ResponseHeader, method: &http::Method) -> bool {
     let length = response.headers.get(http::header::CONTENT_LENGTH);

@@ -205,11 +205,12 @@ impl ProxyHttp for FullLane {
         }
         let Admitted { forward, exchange, .. } =
             passage.admitted.as_ref().ok_or_else(not_admitted)?;
+        let changes = Changes::of(forward, exchange);
         if status == 101 {
+            answering::hint(response, changes)?;
             passage.count_attempt(Attempted::Status(status));
             return Ok(());
         }
-        let changes = Changes::of(forward, exchange);
         if response.status.is_informational() {
             answering::drop_changed(response, changes);
             return Ok(());

@@ -63,6 +63,26 @@ fn a_websocket_passes_with_its_identity() {
 }
 
 #[test]
+fn the_answer_to_an_upgrade_tells_when_the_token_ends_as_others_do() {
+    let site = site();
+    let forged = SWITCH.replacen("\r\n", "\r\nX-Session-Expires-In: 1\r\n", 1);
+    site.upstream.answers("/api/ws", Reply::raw(forged).then_echo());
+    let now = unix_seconds();
+    let old = Forge::of("alice").claim("iat", now - 7_000).claim("exp", now + 200).token();
+    let fresh = Forge::of("alice").claim("iat", now).claim("exp", now + 7_200).token();
+    for (token, told) in [(old, true), (fresh, false)] {
+        let mut connection = site.connect();
+        connection.send(upgrade("/api/ws", &format!("Authorization: Bearer {token}\r\n")));
+        let answer = connection.head("GET").unwrap();
+        assert_eq!(answer.status, 101);
+        let left: Option<u64> =
+            answer.header("X-Session-Expires-In").map(|left| left.parse().unwrap());
+        assert_eq!(left.is_some_and(|left| left > 100), told, "{left:?}");
+        assert_eq!(left.is_some(), told);
+    }
+}
+
+#[test]
 fn bytes_sent_with_the_upgrade_reach_the_backend_after_it() {
     let site = site();
     let token = site.log_in("alice");
