@@ -357,6 +357,14 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.held.as_ref().is_some_and(|held| held.cut.is_broken_off()) {
+            self.socket.reset_on_close();
+        }
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         self: Pin<&mut Self>,

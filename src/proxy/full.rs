@@ -333,7 +333,12 @@ impl ProxyHttp for FullLane {
             session.response_written().is_some_and(|head| !head.status.is_informational());
         let (Some(refusal), false) = (refusal, written) else {
             // The client went away, or has the beginning of an answer: it is cut off, so that
-            // nobody takes half of it for the whole.
+            // nobody takes half of it for the whole. HTTP/1.0 ends most answers by a mere close.
+            if let (Some(admitted), true) =
+                (&passage.admitted, session.req_header().version == http::Version::HTTP_10)
+            {
+                admitted.cut.broke_off();
+            }
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         session.set_keepalive(None);

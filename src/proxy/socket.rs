@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -68,6 +69,13 @@ impl Socket {
         match self {
             Self::Plain(_) => "http",
             Self::Tls(_) => "https",
+        }
+    }
+
+    /// Its close tells the client that something broke, and not that all is said.
+    pub(crate) fn reset_on_close(&self) {
+        if let Err(error) = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO)) {
+            log::debug!("SO_LINGER could not be set: {error}");
         }
     }
 

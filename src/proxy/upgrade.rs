@@ -20,6 +20,7 @@ pub(crate) struct Cut(Arc<Ending>);
 struct Ending {
     due: Notify,
     answered: AtomicBool,
+    broken_off: AtomicBool,
 }
 
 /// Watches for as long as the open request lives.
@@ -46,6 +47,16 @@ impl Cut {
     /// Whether the answer was whole before the request.
     pub(crate) fn is_answered(&self) -> bool {
         self.0.answered.load(Ordering::Acquire)
+    }
+
+    /// The answer is not whole and its client can only see that by how the connection ends.
+    pub(crate) fn broke_off(&self) {
+        self.0.broken_off.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection is to end as one that breaks.
+    pub(crate) fn is_broken_off(&self) -> bool {
+        self.0.broken_off.load(Ordering::Acquire)
     }
 
     /// Closes what is left after `patience`.

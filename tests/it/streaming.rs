@@ -445,6 +445,20 @@ fn a_client_of_http_1_0_gets_no_chunks() {
 }
 
 #[test]
+fn a_client_of_http_1_0_does_not_take_half_an_answer_for_the_whole() {
+    let site = Site::start();
+    let half = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    site.upstream.answers("/open/x", Reply::raw(half).then_await_release().then_close());
+    let mut connection = site.connect();
+    connection.send("GET /open/x HTTP/1.0\r\nHost: shop.test\r\n\r\n");
+    assert_eq!(connection.head("GET").unwrap().framing, Framing::Close);
+    assert_eq!(connection.read_exactly(5), b"hello");
+    site.upstream.release();
+    let end = std::io::Read::read(connection.stream(), &mut [0; 10]);
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
 fn a_client_of_http_1_0_gets_one_answer_and_none_before_it() {
     let site = Site::start();
     for before in ["100 Continue", "102 Processing", "103 Early Hints\r\nLink: </a>"] {
