@@ -90,7 +90,7 @@ pub(super) struct Server {
     /// `trusted_proxies` are not counted.
     pub(super) max_connections_per_address: usize,
     /// What a client must send of a body for each second that it is waited for, after the first
-    /// ten, 0 = anything. Slower: 408, and the connection is closed.
+    /// 30, 0 = anything. Slower: 408, and the connection is closed.
     pub(super) min_body_rate: Size,
     /// How long a drain may take before what is left is cut off.
     pub(super) shutdown_grace: Period,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::http2::Http2;
 use crate::harness::tls::Authority;
-use crate::harness::{Connection, Reply, Site, eventually, for_as_long_as};
+use crate::harness::{Connection, DEADLINE, Reply, Site, eventually, for_as_long_as};
 use crate::tls;
 
 /// Connections that were not let in, by the limit that was full.
@@ -86,14 +86,22 @@ fn drip(connection: &mut Connection, every: Duration, byte: &[u8]) -> Duration {
             return begin.elapsed();
         }
         if stream.peek(&mut first).is_ok() {
-            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
             return begin.elapsed();
         }
-        assert!(begin.elapsed() < Duration::from_secs(40), "it goes on for ever");
+        assert!(begin.elapsed() < 2 * DEADLINE, "it goes on for ever");
     }
 }
 
+// Together, since each takes as long as a client may stand still.
 #[test]
+fn a_body_that_drips_is_408_and_a_backend_that_takes_its_time_is_not_the_clients_fault() {
+    std::thread::scope(|scope| {
+        scope.spawn(a_body_that_drips_is_408_in_any_framing_and_over_either_protocol);
+        scope.spawn(a_backend_that_takes_its_time_is_not_the_clients_fault);
+    });
+}
+
 fn a_body_that_drips_is_408_in_any_framing_and_over_either_protocol() {
     let authority = Authority::new();
     let site = tls::with(&authority.issue()).start();
@@ -111,8 +119,8 @@ fn a_body_that_drips_is_408_in_any_framing_and_over_either_protocol() {
                 let lasted = drip(&mut connection, Duration::from_millis(200), byte.as_bytes());
                 connection.answer().assert_refused(408, "request_timeout");
                 assert!(connection.is_closed_by_gateway(), "{framing}");
-                assert!(lasted > Duration::from_secs(8), "{framing}: {lasted:?}");
-                assert!(lasted < Duration::from_secs(25), "{framing}: {lasted:?}");
+                assert!(lasted > Duration::from_secs(28), "{framing}: {lasted:?}");
+                assert!(lasted < Duration::from_secs(45), "{framing}: {lasted:?}");
             });
         }
         let (site, authority) = (&site, &authority);
@@ -128,9 +136,11 @@ fn a_body_that_drips_is_408_in_any_framing_and_over_either_protocol() {
     assert!(plain.upstream.requests().iter().all(|seen| !seen.complete));
 }
 
-#[test]
 fn a_backend_that_takes_its_time_is_not_the_clients_fault() {
-    let site = Site::with().server("min_body_rate = \"1GiB\"").start();
+    let site = Site::with()
+        .server("min_body_rate = \"1GiB\"")
+        .upstream("write_timeout = \"60s\"\nread_timeout = \"60s\"")
+        .start();
     // It reads nothing until it is told to.
     site.upstream.answers("/open/late", Reply::ok("late").reads_when_released());
     let upload = |framing: &str, begin: &str| {
@@ -151,7 +161,7 @@ fn a_backend_that_takes_its_time_is_not_the_clients_fault() {
         upload(&format!("Content-Length: {}", SIZE + 7), ""),
         upload("Transfer-Encoding: chunked", &format!("{SIZE:x}\r\n")),
     ];
-    for_as_long_as(Duration::from_secs(11), "both uploads stand still", || {
+    for_as_long_as(Duration::from_secs(31), "both uploads stand still", || {
         uploads.iter().all(|(_, sending)| !sending.is_finished())
     });
     site.upstream.release();

@@ -136,7 +136,8 @@ impl Http2 {
                 }
             }
         };
-        let limited = async { timeout(DEADLINE, dripping).await };
+        // A gateway is patient with what drips.
+        let limited = async { timeout(2 * DEADLINE, dripping).await };
         self.runtime.block_on(limited).expect("no answer in time")
     }
 

@@ -340,7 +340,7 @@ fn serve(stream: &TcpStream, shared: &Shared) -> std::io::Result<End> {
 
 fn await_release(shared: &Shared) {
     let released = shared.released.0.lock().unwrap();
-    let wait = shared.released.1.wait_timeout_while(released, DEADLINE, |open| !*open);
+    let wait = shared.released.1.wait_timeout_while(released, 2 * DEADLINE, |open| !*open);
     drop(wait.unwrap());
 }
 
