@@ -39,8 +39,19 @@ fn is_too_slow(error: &Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }
 
-/// Writes the cause down, once, at the level of whoever is to blame. Only the kind of error is
-/// written: its context may hold bytes of the request.
+/// Why a handshake within TLS came to nothing, as rustls tells it: it was over before the first
+/// byte of the request.
+fn of_handshake(error: &Error) -> &str {
+    match (error.etype(), &error.context) {
+        (ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert, Some(context)) => {
+            context.as_str()
+        }
+        _ => "",
+    }
+}
+
+/// Writes the cause down, once, at the level of whoever is to blame. Of most errors only the kind
+/// is written: their context may hold bytes of the request.
 pub(crate) fn log_pingora(error: &Error, status: u16, exchange: &Exchange) {
     let kind = error.etype().as_str();
     let id = &exchange.request_id;
@@ -48,7 +59,11 @@ pub(crate) fn log_pingora(error: &Error, status: u16, exchange: &Exchange) {
     match error.esource() {
         ErrorSource::Upstream => {
             let server = exchange.server.as_ref().map_or("", |server| server.name());
-            log::warn!("upstream {server} failed: {kind}; status {status}, route {route}, {id}");
+            let cause = of_handshake(error);
+            let colon = if cause.is_empty() { "" } else { ": " };
+            log::warn!(
+                "upstream {server} failed: {kind}{colon}{cause}; status {status}, route {route}, {id}"
+            );
         }
         ErrorSource::Downstream => log::debug!("client failed: {kind}; status {status}, {id}"),
         ErrorSource::Internal | ErrorSource::Unset => {

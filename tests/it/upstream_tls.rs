@@ -11,9 +11,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
-use crate::harness::Site;
 use crate::harness::site::Settings;
 use crate::harness::tls::{Authority, NAME, Pair};
+use crate::harness::{Site, eventually};
 
 /// A backend within TLS that answers every request with `hello`.
 struct Backend {
@@ -101,22 +101,24 @@ fn a_backend_that_nobody_vouches_for_gets_nothing() {
     let expired = Backend::start(&authority.issue_until(2021), None);
     let cases = [
         // The system's authorities.
-        (&backend, format!("{{ sni = \"{NAME}\" }}")),
+        (&backend, format!("{{ sni = \"{NAME}\" }}"), "UnknownIssuer"),
         // Another authority.
-        (&backend, format!("{{ sni = \"{NAME}\", ca = \"other.pem\" }}")),
+        (&backend, format!("{{ sni = \"{NAME}\", ca = \"other.pem\" }}"), "certificate"),
         // Another name: the host of the address, an IP that is not in the certificate.
-        (&backend, "{ ca = \"ca.pem\" }".to_owned()),
-        (&backend, "{ ca = \"ca.pem\", sni = \"other.example.com\" }".to_owned()),
-        (&expired, format!("{{ sni = \"{NAME}\", ca = \"ca.pem\" }}")),
+        (&backend, "{ ca = \"ca.pem\" }".to_owned(), "not valid for name"),
+        (&backend, "{ ca = \"ca.pem\", sni = \"other.example.com\" }".to_owned(), "not valid for"),
+        (&expired, format!("{{ sni = \"{NAME}\", ca = \"ca.pem\" }}"), "expired"),
     ];
-    for (backend, tls) in cases {
+    for (backend, tls, cause) in cases {
         let site = backend
             .site(&tls)
             .file("ca.pem", &authority.pem())
             .file("other.pem", &other.pem())
             .start();
-        site.get("/open/x").send().assert_refused(502, "bad_gateway");
+        site.get("/open/x?SENTINEL").send().assert_refused(502, "bad_gateway");
         assert_eq!(backend.requests(), 0, "{tls}");
+        eventually("the operator is told why", || site.gateway.stderr().contains(cause));
+        assert!(!site.gateway.stderr().contains("SENTINEL"), "{tls}");
     }
     let careless = backend.site("{ verify = false }").start();
     assert_eq!(careless.get("/open/x").send().status, 200);
