@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use super::alarm::{Alarm, Deadline, Patience};
 use super::chunked::ChunkedEnd;
 use super::client::Peer;
+use super::head::is_unwise;
 use super::opening::{GOAWAY, Opening};
 use super::pace::Pace;
 use super::socket::Socket;
@@ -198,6 +199,13 @@ impl Connection {
         deadline: Option<Instant>,
     ) -> Poll<()> {
         patience.poll_over(&mut self.alarm, context, deadline)
+    }
+
+    /// Makes the request line that stands first in [`Connection::ahead`] one that Pingora takes. It
+    /// need not know the query: what is forwarded was decided.
+    pub(crate) fn plain_request_line(&mut self) {
+        let line = self.ahead.iter_mut().take_while(|byte| **byte != b'\n');
+        line.filter(|byte| is_unwise(**byte)).for_each(|byte| *byte = b'_');
     }
 
     /// Lets the next reader have a request that begins at the first byte of [`Connection::ahead`].

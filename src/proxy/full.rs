@@ -2,6 +2,7 @@
 //! decided; nothing is decided here but what can only be known once the upstream was asked.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use super::answering::{self, After, Changes};
 use super::attempt::Attempt;
 use super::bridge;
 use super::forward::{Fate, Forward};
+use super::head::is_unwise;
 use super::pace::Pace;
 use super::passage::{Admitted, Body, Passage, not_admitted};
 use super::reject;
@@ -135,8 +137,9 @@ impl ProxyHttp for FullLane {
         passage: &mut Passage,
     ) -> Result<()> {
         let forward = passage.forward()?;
-        if request.raw_path() != forward.target.as_bytes() {
-            request.set_raw_path(forward.target.as_bytes())?;
+        let target = encoded(&forward.target);
+        if request.raw_path() != target.as_bytes() {
+            request.set_raw_path(target.as_bytes())?;
         }
         rewrite(request, forward)?;
         bridge::write_cookie(request, forward)?;
@@ -397,6 +400,15 @@ fn may_try_again(passage: &Passage) -> bool {
         let upstream = forward.rules.upstreams.get(forward.route.upstream)?;
         Some(upstream.grants_retry(passage.tried.len()))
     }) == Some(true)
+}
+
+/// A target as Pingora can hold it: with the bytes encoded that it takes in no query. Whoever
+/// decodes the query reads what the client wrote.
+fn encoded(target: &str) -> Cow<'_, str> {
+    if !target.bytes().any(is_unwise) {
+        return Cow::Borrowed(target);
+    }
+    Cow::Owned(target.replace('"', "%22").replace('<', "%3C").replace('>', "%3E"))
 }
 
 /// Scrubs the client's headers and writes the gateway's. Runs once per attempt, on a fresh copy.

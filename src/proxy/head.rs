@@ -359,6 +359,11 @@ pub(crate) fn is_authority(text: &str) -> bool {
     !host.is_empty() && host.len() <= 255 && port.is_none_or(is_port)
 }
 
+/// A byte that the gate lets pass in a query, and Pingora does not.
+pub(crate) const fn is_unwise(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>')
+}
+
 /// The target as path and query (RFC 9112 section 3.2): an absolute form is taken if it names the
 /// host that the request is for.
 pub(crate) fn origin_form<'a>(
@@ -367,10 +372,12 @@ pub(crate) fn origin_form<'a>(
     host: &str,
 ) -> Result<&'a str, Refusal> {
     // RFC 3986 knows none of these in a target; parsers behind us read them in different ways.
-    let is_foreign = |byte: u8| byte <= b' ' || byte == 0x7f || b"#\"<>".contains(&byte);
-    // Nor a backquote, but browsers write it as it is in a query (WHATWG URL section 1.3).
+    let is_foreign = |byte: u8| byte <= b' ' || byte == 0x7f || byte == b'#';
+    // Nor these, but in a query clients write them as they are (WHATWG URL section 1.3 for the
+    // backquote), and it is passed as it came.
+    let is_unwise = |byte: u8| is_unwise(byte) || byte == b'`';
     let (path, _) = split_target(target);
-    if target.bytes().any(is_foreign) || path.contains('`') {
+    if target.bytes().any(is_foreign) || path.bytes().any(is_unwise) {
         return Err(Refusal::Malformed("a request target with a byte that no URI may hold"));
     }
     if target.starts_with('/') {

@@ -100,6 +100,7 @@ async fn one_request(
             if asked.expects_continue && send_continue(&mut connection).await.is_err() {
                 return Left::Closed;
             }
+            connection.plain_request_line();
             connection.open(window);
             connection.hold_to(Pace::of(rules.config.server.min_body_rate), &admitted.cut);
             full_lane(gateway, rules, connection, admitted).await

@@ -277,3 +277,26 @@ fn a_connection_header_cannot_name_away_what_the_request_needs() {
         assert_eq!(seen.body, b"body", "{named}");
     }
 }
+
+#[test]
+fn what_clients_write_in_a_query_as_it_is_passes_and_nowhere_else() {
+    let site = Site::start();
+    let written = "/open/x?q={\"a\":[1,\"<b>\"]}|^`\\&c=\u{70b9}";
+    let encoded = written.replace('"', "%22").replace('<', "%3C").replace('>', "%3E");
+    let chunked = format!(
+        "POST {written} HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    );
+    let mut connection = site.connect();
+    for _ in 0..2 {
+        assert_eq!(site.get(written).send_on(&mut connection).status, 200);
+        // The full lane cannot but encode what RFC 3986 does not know.
+        let target = site.upstream.last().target;
+        assert!(target == written || target == encoded, "{target}");
+        assert_eq!(connection.send(&chunked).answer().status, 200);
+        assert_eq!(site.upstream.last().target, encoded);
+    }
+    for target in ["/open/\"", "/open/<x>?a", "/open/x>", "/open/x?a=#", "/open/`"] {
+        site.get(target).send().assert_refused(400, "invalid_request");
+    }
+    site.get("/api/x?q=\"<>\"").send().assert_refused(401, "unauthorized");
+}

@@ -118,7 +118,10 @@ fn refused(request: Option<&Request>) -> Result<Option<usize>, String> {
 /// Whether the gate has no reason of its own, beside those of RFC 9112, to refuse a request.
 fn is_plain(request: &Request) -> bool {
     let is_method = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
-    let is_target = |byte: &u8| byte.is_ascii_graphic() && !b"#\"<>`".contains(byte);
+    let in_query = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
+    let in_path = |byte: &u8| in_query(byte) && !b"\"<>`".contains(byte);
+    let query = request.target.iter().position(|byte| *byte == b'?');
+    let (path, query) = request.target.split_at(query.unwrap_or(request.target.len()));
     let is_host = |host: &[u8]| {
         let is_name = |byte: &u8| byte.is_ascii_alphanumeric();
         host.split(|byte| *byte == b'.').all(|label| !label.is_empty() && label.iter().all(is_name))
@@ -128,7 +131,8 @@ fn is_plain(request: &Request) -> bool {
         && request.lines.len() <= MAX_HEADERS
         && request.method.len() <= MAX_METHOD
         && request.method.iter().all(is_method)
-        && request.target.iter().all(is_target)
+        && path.iter().all(in_path)
+        && query.iter().all(in_query)
         && request.origin_form().is_some()
         && request.values("host").iter().all(|host| host.len() <= 255 && is_host(host))
         && request.values("content-length").iter().all(is_length)
