@@ -1,7 +1,8 @@
 //! Sockets: bound before anything is said to be ready, accepted in one place, given to the workers
 //! in turn.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,18 +173,43 @@ impl Entrance {
     async fn accept(self, stopped: oneshot::Receiver<Told>) {
         let mut turns = self.queues.iter().cycle();
         let told = self.accept_until(stopped, &mut turns).await.unwrap_or(Told::End);
-        if told == Told::HandedOver || self.holder == Holder::Systemd {
-            // The socket lives on, and who waits in its queue is served by the next process.
-            return;
+        // Where the socket lives on, the next process serves who waits in its queue; a filter would
+        // be in its way.
+        match (told, self.holder) {
+            (Told::HandedOver, _) | (_, Holder::Systemd) => return,
+            (Told::EndOfOne, Holder::Gateway) => {}
+            (Told::End, Holder::Gateway) => self.turn_away(&mut turns).await,
         }
-        // With the socket, the kernel would also reset the connections that it has made and that
-        // nobody has accepted yet: requests that were sent would be lost. So first it makes no
-        // more (who asks now is refused when the socket is gone, and goes elsewhere), and then
-        // the queue is emptied.
+        self.accept_the_rest(&mut turns).await;
+    }
+
+    /// With the socket, the kernel would also reset the connections that it has made and that
+    /// nobody has accepted yet: requests that were sent would be lost. So first it makes no more
+    /// (who asks now is refused when the socket is gone, and goes elsewhere), before the queue is
+    /// emptied.
+    async fn turn_away(&self, turns: &mut impl Iterator<Item = &mpsc::Sender<Accepted>>) {
         if let Err(error) = SockRef::from(&self.listener).attach_filter(&NO_NEW_CONNECTIONS) {
             log::warn!("clients that connect in this very moment may be cut off: {error}");
         }
-        self.accept_until(sleep(HANDSHAKE), &mut turns).await;
+        self.accept_until(sleep(HANDSHAKE), turns).await;
+    }
+
+    /// Empties the queue. The kernel is asked until it says that there is nobody: what the runtime
+    /// knows of it may be old.
+    async fn accept_the_rest(&self, turns: &mut impl Iterator<Item = &mpsc::Sender<Accepted>>) {
+        loop {
+            let (socket, peer) = match SockRef::from(&self.listener).accept() {
+                Ok((socket, peer)) => (TcpStream::from(socket), peer.as_socket()),
+                // It went away meanwhile; others may stand behind it.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
+                Err(_) => return,
+            };
+            match (socket.set_nonblocking(true), peer) {
+                (Ok(()), Some(peer)) => self.let_in((socket, peer), turns).await,
+                (Err(error), _) => log::warn!("a connection could not be taken: {error}"),
+                (Ok(()), None) => {}
+            }
+        }
     }
 
     async fn accept_until<T>(
@@ -197,7 +223,7 @@ impl Entrance {
                 accepted = self.listener.accept() => accepted,
                 ended = &mut end => return ended,
             };
-            match accepted {
+            match accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
                 Ok(accepted) => self.let_in(accepted, turns).await,
                 Err(error) => {
                     // No file descriptors left, mostly: give those that are open a chance to end.
@@ -210,7 +236,7 @@ impl Entrance {
 
     async fn let_in(
         &self,
-        (socket, peer): (tokio::net::TcpStream, SocketAddr),
+        (socket, peer): (TcpStream, SocketAddr),
         turns: &mut impl Iterator<Item = &mpsc::Sender<Accepted>>,
     ) {
         let entered = {
@@ -222,14 +248,10 @@ impl Entrance {
             // The socket closes as it is dropped.
             Err(full) => return self.crowd.refuse(peer.ip(), full),
         };
-        match (socket.into_std(), turns.next()) {
-            (Ok(socket), Some(queue)) => {
-                if queue.send(Accepted { socket, peer, door: self.door, place }).await.is_err() {
-                    log::error!("a worker has ended");
-                }
-            }
-            (Err(error), _) => log::warn!("a connection could not be taken: {error}"),
-            (Ok(_), None) => {}
+        if let Some(queue) = turns.next()
+            && queue.send(Accepted { socket, peer, door: self.door, place }).await.is_err()
+        {
+            log::error!("a worker has ended");
         }
     }
 }

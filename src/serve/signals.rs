@@ -23,6 +23,8 @@ pub(crate) struct Signals {
 pub(crate) enum Told {
     /// It was told to.
     End,
+    /// It was told to, and another process may have its sockets.
+    EndOfOne,
     /// Another process has its sockets now.
     HandedOver,
 }
@@ -58,10 +60,12 @@ impl Signals {
         spare: Vec<Named>,
     ) -> Told {
         let mut handing_over: Option<HandingOver> = None;
+        // From the first attempt on: whoever got them may be given up here and live on all the same.
+        let mut end = Told::End;
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return Told::End,
-                _ = self.interrupt.recv() => return Told::End,
+                _ = self.terminate.recv() => return end,
+                _ = self.interrupt.recv() => return end,
                 _ = self.hangup.recv() => {
                     systemd::reloading();
                     reloader.reload().await;
@@ -69,7 +73,7 @@ impl Signals {
                 }
                 _ = self.quit.recv(), if handing_over.is_none() => {
                     match begin(configuration, &spare) {
-                        Ok(begun) => handing_over = Some(begun),
+                        Ok(begun) => (handing_over, end) = (Some(begun), Told::EndOfOne),
                         Err(error) => failed(&error),
                     }
                 }

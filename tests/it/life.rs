@@ -157,6 +157,29 @@ fn drain_under_load() {
 }
 
 #[test]
+fn who_has_connected_is_answered_however_the_process_is_held_up_while_it_drains() {
+    for held_up_after in [2, 5, 8] {
+        let mut site = Site::start();
+        site.gateway.signal(Signal::STOP);
+        // The kernel makes connections all the same.
+        let mut waiting: Vec<Connection> = (0..300).map(|_| site.connect()).collect();
+        for connection in &mut waiting {
+            connection.send(site.get("/open/x").header("Connection", "close").bytes());
+        }
+        site.gateway.signal(Signal::TERM);
+        site.gateway.signal(Signal::CONT);
+        std::thread::park_timeout(Duration::from_millis(held_up_after));
+        site.gateway.signal(Signal::STOP);
+        std::thread::park_timeout(Duration::from_millis(400));
+        site.gateway.signal(Signal::CONT);
+        for connection in &mut waiting {
+            assert_eq!(connection.answer().status, 200, "held up after {held_up_after} ms");
+        }
+        assert_eq!(site.gateway.await_exit(SOON).code(), Some(0));
+    }
+}
+
+#[test]
 fn a_second_sigterm_ends_the_wait() {
     let mut site = Site::start();
     site.upstream.answers("/open/slow", Reply::default().then_hang());

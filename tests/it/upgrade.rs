@@ -1,8 +1,15 @@
 //! A running gateway hands its sockets over to a new one, and nobody is turned away.
 
+use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::TcpStream;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, recv};
 use rustix::process::Signal;
 
 use crate::harness::client::Request;
@@ -93,6 +100,38 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_as_it_was() {
     let new = site.gateway.upgrade(&environment());
     assert_eq!(std::mem::replace(&mut site.gateway, new).await_exit(SOON).code(), Some(0));
     assert_eq!(site.get("/open/x").send().status, 200);
+}
+
+/// Where a gateway of this configuration and its successor meet.
+fn meeting_place(configuration: &Path) -> PathBuf {
+    let parent = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].iter().find_map(std::env::var_os);
+    let user = rustix::process::geteuid().as_raw();
+    let folder =
+        parent.map_or_else(std::env::temp_dir, PathBuf::from).join(format!("wxgate-{user}"));
+    drop(std::fs::DirBuilder::new().mode(0o700).create(&folder));
+    let mut hasher = DefaultHasher::new();
+    configuration.canonicalize().unwrap().hash(&mut hasher);
+    folder.join(format!("{:016x}.sock", hasher.finish()))
+}
+
+#[test]
+fn a_process_that_ends_while_it_hands_over_leaves_the_sockets_as_they_are() {
+    let mut site = Site::start();
+    let successor = UnixListener::bind(meeting_place(&site.gateway.file("gateway.toml"))).unwrap();
+    successor.set_nonblocking(true).unwrap();
+    let met = RefCell::new(None);
+    site.gateway.signal(Signal::QUIT);
+    eventually("the old process comes", || {
+        *met.borrow_mut() = successor.accept().ok();
+        met.borrow().is_some()
+    });
+    // The sockets live in this message, read or not.
+    let (stream, _) = met.take().unwrap();
+    let length = || recv(&stream, &mut [0; 64][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    eventually("it gives its sockets away", || length().is_ok_and(|(length, _)| length > 0));
+    site.gateway.signal(Signal::TERM);
+    assert_eq!(site.gateway.await_exit(SOON).code(), Some(0));
+    TcpStream::connect_timeout(&site.gateway.address(), SOON).unwrap();
 }
 
 #[test]
