@@ -10,7 +10,7 @@ use super::credential;
 use super::head::RequestHead;
 use super::rules::Rules;
 use crate::config::{AppKind, TokenSource};
-use crate::endpoints::{Browser, Refusal, Shown, same_site};
+use crate::endpoints::{Browser, Refusal, Shown, check_return_to};
 use crate::route::table::Route;
 
 /// What a browser says with a request for one of the gateway's own endpoints, kept for as long as
@@ -105,7 +105,8 @@ pub(crate) fn login(
     });
     // A query that the login would refuse (too long, or odd) is worth less than the page.
     let wished = query.map(|query| format!("{path}?{query}"));
-    let return_to = wished.as_deref().into_iter().chain([path]).find(|to| same_site(to).is_ok());
+    let return_to =
+        wished.as_deref().into_iter().chain([path]).find(|to| check_return_to(to).is_ok());
     let return_to = return_to.unwrap_or("/");
     let address = format!("{}/oauth/login?", rules.config.login.prefix);
     let query_at = address.len();

@@ -89,36 +89,20 @@ fn bearer(headers: Headers<'_>) -> Option<&str> {
     Some(text(rest.trim_ascii())).filter(|token| !token.is_empty())
 }
 
-/// Everything in `Authorization` that may be a token, however it is wrapped: in quotes or brackets,
-/// or behind another scheme in a list. A token of ours leaves with the header, whoever could read it.
+/// Everything in `Authorization` that may be a token, whatever it is wrapped in or stands beside. A
+/// token of ours leaves with the header, whoever could read it.
 pub(crate) fn authorization_words<'a>(headers: Headers<'a>) -> impl Iterator<Item = &'a str> {
     headers
         .get_all("authorization")
-        // By bytes: this looks at every byte of every token. All ends of words are ASCII.
-        .flat_map(|value| value.split(|byte| is_between_words(*byte)))
+        // By bytes: this looks at every byte of every token.
+        .flat_map(|value| value.split(|byte| !is_of_token(*byte)))
         .filter(|word| memchr::memchr(b'.', word).is_some())
         .filter_map(|word| std::str::from_utf8(word).ok())
 }
 
-const fn is_between_words(byte: u8) -> bool {
-    matches!(
-        byte,
-        b' ' | b'\t'
-            | b','
-            | b';'
-            | b':'
-            | b'"'
-            | b'='
-            | b'\''
-            | b'('
-            | b')'
-            | b'<'
-            | b'>'
-            | b'['
-            | b']'
-            | b'{'
-            | b'}'
-    )
+/// base64url, and the dots between its parts (RFC 7515 section 7.1).
+const fn is_of_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
 /// What is no text is no token either, but it is something, and so it is refused.

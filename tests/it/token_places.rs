@@ -344,6 +344,10 @@ fn a_token_of_ours_leaves_however_authorization_wraps_it() {
         format!("Bearer <{token}>"),
         format!("({token})"),
         format!("[{{{token}}}]"),
+        format!("Bearer |{token}|"),
+        format!("Bearer x/{token}"),
+        format!("Bearer `{token}"),
+        format!("Bearer +{token}!"),
     ] {
         assert_eq!(site.get("/open/x").header("Authorization", &value).send().status, 200);
     }

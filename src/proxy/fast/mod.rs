@@ -300,7 +300,8 @@ impl Answering<'_> {
         let mut keeps_alive = true;
         loop {
             let length = relay.read_head().await?;
-            if !relay.outgoing.is_sent() || relay.client.has_ended() {
+            let is_last = relay.client.has_ended() && relay.client.ahead().is_empty();
+            if !relay.outgoing.is_sent() || is_last {
                 // The client is still sending what nobody may want any more, or never will again.
                 *self.after = After::Close;
             }
