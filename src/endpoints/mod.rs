@@ -33,7 +33,7 @@ use crate::wechat::Wechat;
 
 pub use answer::Answer;
 pub use browser::{Browser, Shown};
-pub(crate) use oauth::same_site;
+pub(crate) use oauth::check_return_to;
 pub use refusal::{InputError, Refusal};
 
 /// Bodies of more bytes are refused with 413.

@@ -81,7 +81,7 @@ fn begin(endpoints: &Endpoints, request: &Request<'_>) -> Result<Answer, Refusal
         (_, Some("snsapi_userinfo")) => WebPage::Consent,
         (AppKind::OfficialAccount | AppKind::MiniProgram, _) => WebPage::Silent,
     };
-    let return_to = same_site(return_to.as_deref().unwrap_or("/"))?;
+    let return_to = check_return_to(return_to.as_deref().unwrap_or("/"))?;
     let path = format!("{}/oauth", endpoints.prefix);
     let back = browser.address(&format!("{path}/callback"));
     let back = back.ok_or(Refusal::Malformed("no Host to come back to"))?;
@@ -162,7 +162,7 @@ fn parameters<const N: usize>(
 
 /// A path of this site, query and fragment included, as a browser reads it. Decoded as often as
 /// anything on the way might, it must still be one.
-pub(crate) fn same_site(written: &str) -> Result<String, InputError> {
+pub(crate) fn check_return_to(written: &str) -> Result<String, InputError> {
     let mut decoded = Cow::Borrowed(written);
     for _ in 0..5 {
         let path = decoded.split(['?', '#']).next().unwrap_or_default();
@@ -198,10 +198,10 @@ mod tests {
     #[test]
     fn only_paths_of_this_site_are_returned_to() {
         for good in ["/", "/a/b?c=d&e=https://x.test//y#f", "/%E9%A1%B5", "/a%20b", "/@user:1"] {
-            assert_eq!(same_site(good).as_deref(), Ok(good));
+            assert_eq!(check_return_to(good).as_deref(), Ok(good));
         }
-        assert_eq!(same_site("/页").as_deref(), Ok("/%E9%A1%B5"));
-        assert!(same_site(&format!("/{}", "页".repeat(200))).is_ok());
+        assert_eq!(check_return_to("/页").as_deref(), Ok("/%E9%A1%B5"));
+        assert!(check_return_to(&format!("/{}", "页".repeat(200))).is_ok());
         for evil in [
             "",
             "a",
@@ -230,7 +230,7 @@ mod tests {
             &format!("/{}", "页".repeat(300)),
             &format!("/{}", "a".repeat(2048)),
         ] {
-            assert_eq!(same_site(evil), Err(InputError::ForeignReturn), "{evil:?}");
+            assert_eq!(check_return_to(evil), Err(InputError::ForeignReturn), "{evil:?}");
         }
     }
 }

@@ -117,7 +117,14 @@ impl Sessions {
             return Ok(None);
         }
         let log_in = async || Ok::<_, E>(Arc::new(log_in().await?));
-        let issued = back.issued.get_or_try_init(log_in).await?;
-        Ok(Some(Arc::clone(issued)))
+        let issued = back.issued.get_or_try_init(log_in).await.cloned();
+        if issued.is_ok() {
+            // Again, where another attempt with this code failed and took it away.
+            self.visits.0.insert(visit.state.clone(), back);
+        } else if !back.issued.initialized() {
+            // Nobody is logged in: the user may come back with another code.
+            self.visits.0.invalidate(visit.state.as_str());
+        }
+        issued.map(Some)
     }
 }

@@ -30,21 +30,24 @@ const ADD: &str = "redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) \
     if redis.call('TTL', KEYS[1]) < tonumber(ARGV[3]) then \
     redis.call('EXPIRE', KEYS[1], ARGV[3]) end";
 
-/// [`ADD`] for the sets of a user, by end and in order; what is over leaves both, and the oldest
-/// beyond a number are given back. The order is counted here, since no clock is fine enough and
-/// the same on all nodes. Sessions without a place in it are of a version that kept none: they
-/// are older than all others. KEYS: the sets. ARGV further: now, the number.
+/// [`ADD`] for the sets of a user, by end and, where their number is limited, in order; what is
+/// over leaves both, and the oldest beyond the number are given back. The order is counted here,
+/// since no clock is fine enough and the same on all nodes. Sessions without a place in it were
+/// opened before there was a limit: they are older than all others. KEYS: the sets. ARGV further:
+/// now, the number or 0.
 const ADD_OF_USER: &str = "redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) \
+    local sets, most, out = {KEYS[1]}, tonumber(ARGV[5]), {} \
+    if most > 0 then \
     local last = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES') \
     redis.call('ZADD', KEYS[2], (tonumber(last[2]) or 0) + 1, ARGV[2]) \
-    for _, key in ipairs(KEYS) do \
+    sets[2] = KEYS[2] end \
+    for _, key in ipairs(sets) do \
     if redis.call('TTL', key) < tonumber(ARGV[3]) then \
     redis.call('EXPIRE', key, ARGV[3]) end end \
     for _, sid in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[4])) do \
     redis.call('ZREM', KEYS[1], sid) redis.call('ZREM', KEYS[2], sid) end \
-    local excess = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[5]) \
-    local out = {} \
-    if excess <= 0 then return out end \
+    local excess = redis.call('ZCARD', KEYS[1]) - most \
+    if most == 0 or excess <= 0 then return out end \
     for _, sid in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do \
     if #out < excess and not redis.call('ZSCORE', KEYS[2], sid) then out[#out + 1] = sid end end \
     for _, sid in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do \
@@ -153,7 +156,7 @@ impl Backend for Redis {
         let (by_end, in_order) = user_keys(&record.appid, &record.openid);
         let mut user = script(ADD_OF_USER, &[by_end, in_order]);
         user.arg(end).arg(sid).arg(life).arg(now);
-        user.arg(most.map_or(u64::from(u32::MAX), |most| most.get() as u64));
+        user.arg(most.map_or(0, |most| most.get() as u64));
         let mut ended = Vec::new();
         for oldest in self.link.one::<Vec<String>>(user).await? {
             let known = self.find(&oldest).await?;
@@ -276,13 +279,9 @@ fn jars_key(sid: &str) -> String {
     format!("wxgate:{{{sid}}}:jars")
 }
 
-fn user_key(appid: &AppId, openid: &OpenId) -> String {
-    format!("wxgate:{{{}:{}}}", appid.as_str(), openid.as_str())
-}
-
 /// The sessions of a user by end, and in the order in which they were opened.
 fn user_keys(appid: &AppId, openid: &OpenId) -> (String, String) {
-    let by_end = user_key(appid, openid);
+    let by_end = format!("wxgate:{{{}:{}}}", appid.as_str(), openid.as_str());
     let in_order = format!("{by_end}:order");
     (by_end, in_order)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::super::token::is_sid;
 use super::super::{Page, Query, Record, StoreError};
-use super::{BUCKETS, Redis, command, index_key, user_key};
+use super::{BUCKETS, Redis, command, index_key, user_keys};
 use crate::identity::{AppId, OpenId};
 
 /// Reads of a bucket for one page: past it the page is handed out short, with a cursor, so that
@@ -117,7 +117,8 @@ impl Redis {
         appids: &[AppId],
     ) -> Result<Vec<Arc<str>>, StoreError> {
         let range = |appid: &AppId| {
-            let mut range = command("ZRANGE", &user_key(appid, openid));
+            let (by_end, _) = user_keys(appid, openid);
+            let mut range = command("ZRANGE", &by_end);
             range.arg(0).arg(-1);
             range
         };

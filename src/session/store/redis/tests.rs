@@ -157,24 +157,27 @@ async fn every_key_has_a_time_to_live_and_nothing_stands_there_in_clear() {
 async fn a_session_that_is_over_leaves_the_lists() {
     let server = Server::start().await;
     let node = connected(server.config()).await;
-    node.backend.insert(&record("openid_ann", "wxapp_1", "s1", NOW + 1), None).await.unwrap();
+    let most = NonZeroUsize::new(5);
+    node.backend.insert(&record("openid_ann", "wxapp_1", "s1", NOW + 1), most).await.unwrap();
     node.clock.set_unix_millis((NOW + 2) * 1000);
-    node.backend.insert(&session("s2"), None).await.unwrap();
+    node.backend.insert(&session("s2"), most).await.unwrap();
     for set in ["wxgate:{wxapp_1:openid_ann}", "wxgate:{wxapp_1:openid_ann}:order"] {
         assert_eq!(server.ask(&["ZCARD", set]).trim(), "1", "{set}");
     }
 }
 
 #[tokio::test]
-async fn sessions_of_a_version_that_kept_no_order_are_the_oldest() {
+async fn sessions_from_before_there_was_a_limit_are_the_oldest() {
     let server = Server::start().await;
     let node = connected(server.config()).await;
-    for (sid, ends_at) in [("old2", NOW + 900), ("old1", NOW + 800), ("new", NOW + 10)] {
-        node.backend.insert(&record("openid_ann", "wxapp_1", sid, ends_at), None).await.unwrap();
+    let three = NonZeroUsize::new(3);
+    for (sid, ends_at, most) in
+        [("old2", NOW + 900, None), ("old1", NOW + 800, None), ("new", NOW + 10, three)]
+    {
+        node.backend.insert(&record("openid_ann", "wxapp_1", sid, ends_at), most).await.unwrap();
     }
-    server.ask(&["ZREM", "wxgate:{wxapp_1:openid_ann}:order", "old1", "old2"]);
     for (sid, oldest) in [("a", "old1"), ("b", "old2"), ("c", "new"), ("d", "a")] {
-        let ended = node.backend.insert(&session(sid), NonZeroUsize::new(3)).await.unwrap();
+        let ended = node.backend.insert(&session(sid), three).await.unwrap();
         let ended: Vec<_> = ended.iter().map(|ended| &*ended.sid).collect();
         assert_eq!(ended, [oldest]);
     }
