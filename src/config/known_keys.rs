@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 /// Keys that are long enough and stand, word for word, where everybody reads them. (jwt.io's
 /// `your-256-bit-secret` is too short anyway.)
-pub const PUBLISHED: [&str; 4] = [
+pub const PUBLISHED_KEYS: [&str; 4] = [
     // The samples of jwt.io.
     "a-string-secret-at-least-256-bits-long",
     "a-valid-string-secret-that-is-at-least-512-bits-long-which-is-very-long",

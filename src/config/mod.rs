@@ -30,7 +30,7 @@ pub use certificate::{
     Certificate, CertificateError, CertificateFile, CertificateFiles, load_certificate, load_chain,
     load_key,
 };
-pub use known_keys::PUBLISHED as PUBLISHED_KEYS;
+pub use known_keys::PUBLISHED_KEYS;
 pub use load::{Loaded, load, parse};
 pub use problem::Problems;
 pub use redact::{redacted, written};

@@ -250,13 +250,17 @@ fn five_failures_open_the_circuit_and_a_probe_closes_it() {
 #[test]
 fn who_waits_for_a_place_gets_one() {
     let site = Site::with().wechat("max_concurrent = 1\ntimeout = \"20s\"").start();
-    let late = Play::Late("alice".to_owned(), Duration::from_millis(100));
-    let first = site.wechat.code_that(late);
-    let codes: Vec<String> = (0..4).map(|_| site.wechat.code_of("bob")).collect();
+    let first = site.wechat.code_that(Play::Held("alice".to_owned()));
+    let codes: Vec<String> = (0..2).map(|_| site.wechat.code_of("bob")).collect();
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| site.auth(&first));
         eventually("WeChat is asked", || site.wechat.calls_with(&first) == 1);
         let waiting: Vec<_> = codes.iter().map(|code| scope.spawn(|| site.auth(code))).collect();
+        // Half a second is all that they wait.
+        eventually("they wait", || {
+            site.gateway.metric("wxgate_http_requests_in_flight", &[]) == 3.0
+        });
+        site.wechat.release();
         for login in waiting.into_iter().chain([slow]) {
             assert_eq!(login.join().unwrap().status, 200);
         }

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL;
@@ -269,8 +269,13 @@ impl Candidate {
 impl Drop for Candidate {
     fn drop(&mut self) {
         let pid = self.child.id().to_string();
-        // Not TERM, after which Pingora waits five minutes.
-        drop(Command::new("kill").args(["-INT", &pid]).status());
+        drop(Command::new("kill").arg(pid).status());
+        // Pingora alone would wait five minutes.
+        let end = Instant::now() + Duration::from_secs(2);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(self.child.kill());
         drop(self.child.wait());
     }
 }

@@ -225,7 +225,7 @@ fn key_fault(text: &str) -> Option<&'static str> {
     }
     if text.len() < SHORTEST_KEY {
         Some("is shorter than 32 bytes")
-    } else if known_keys::PUBLISHED.contains(&text) {
+    } else if known_keys::PUBLISHED_KEYS.contains(&text) {
         Some("is a published example, which everybody knows")
     } else {
         None

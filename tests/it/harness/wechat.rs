@@ -63,8 +63,6 @@ pub(crate) enum Play {
     Hang,
     /// The good answer of this user after [`FakeWechat::release`].
     Held(String),
-    /// The good answer of this user after so long.
-    Late(String, Duration),
     /// A reset instead of an answer.
     Reset,
     /// Half of the good answer of this user, then the end of the connection.
@@ -298,10 +296,6 @@ fn perform(play: Play, writer: &mut &TcpStream, shared: &Shared) -> std::io::Res
             let released = shared.released.0.lock().unwrap();
             let wait = shared.released.1.wait_timeout_while(released, DEADLINE, |open| !*open);
             drop(wait.unwrap());
-            send(writer, 200, &good_body(&user, None))?;
-        }
-        Play::Late(user, after) => {
-            std::thread::park_timeout(after);
             send(writer, 200, &good_body(&user, None))?;
         }
         Play::Reset => {
