@@ -42,6 +42,24 @@ pub(crate) enum Decision {
     Forward(Box<Forward>),
 }
 
+impl Decision {
+    /// What the gateway answers by itself where it needs no body for that; whoever asks forwards,
+    /// or has the endpoint answer.
+    pub(crate) async fn into_answer(self, rules: &Rules, exchange: &Exchange) -> Answer {
+        match self {
+            Self::Preflight(answer) => exchange.with_request_id(*answer),
+            Self::AddSlash(location) => exchange.told(Answer::redirect(308, location)),
+            Self::Vouch(caller) => {
+                let answer = verify::vouch(rules, caller.as_deref(), &exchange.request_id).await;
+                exchange.with_request_id(answer)
+            }
+            Self::LogIn(location) => exchange.told(Answer::redirect(302, location)),
+            Self::Refuse(refusal) => exchange.refused(refusal),
+            Self::Own(_) | Self::Forward(_) => exchange.refused(Refusal::Internal),
+        }
+    }
+}
+
 /// A request for one of the gateway's own endpoints, without its body.
 #[derive(Debug)]
 pub(crate) struct OwnRequest {

@@ -130,11 +130,11 @@ impl Exchange {
     /// An answer of the gateway's own as this request's client gets it.
     pub(crate) fn told(&self, mut answer: Answer) -> Answer {
         answer.headers.extend(self.cors.iter().cloned());
-        self.named(answer)
+        self.with_request_id(answer)
     }
 
     /// An answer with the name of its request, as proxied ones have it.
-    pub(crate) fn named(&self, mut answer: Answer) -> Answer {
+    pub(crate) fn with_request_id(&self, mut answer: Answer) -> Answer {
         answer.headers.push(("X-Request-Id", self.request_id.to_string()));
         answer
     }

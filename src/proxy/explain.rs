@@ -141,7 +141,7 @@ pub async fn explain(
         Decision::Refuse(refusal) => answered(exchange.refused(refusal)),
         Decision::AddSlash(location) => answered(exchange.told(Answer::redirect(308, location))),
         Decision::LogIn(location) => answered(exchange.told(Answer::redirect(302, location))),
-        Decision::Preflight(answer) => answered(exchange.named(*answer)),
+        Decision::Preflight(answer) => answered(exchange.with_request_id(*answer)),
         Decision::Own(_) => {
             Outcome::Own { endpoint: explanation.routed_path.clone().unwrap_or_default() }
         }

@@ -24,7 +24,6 @@ use super::pace::Pace;
 use super::passage::Admitted;
 use super::rules::Rules;
 use super::upgrade::Cut;
-use super::verify;
 use crate::endpoints::{Answer, Refusal};
 
 /// How a request left its connection.
@@ -261,17 +260,10 @@ async fn answer_ourselves(
     mut exchange: Box<Exchange>,
     decision: Decision,
 ) -> Left {
-    let answer = match decision {
-        Decision::Own(own) => own_answer(rules, &mut connection, &asked, &mut exchange, *own).await,
-        Decision::Preflight(answer) => exchange.named(*answer),
-        Decision::AddSlash(location) => exchange.told(Answer::redirect(308, location)),
-        Decision::Vouch(caller) => {
-            exchange.named(verify::vouch(rules, caller.as_deref(), &exchange.request_id).await)
-        }
-        Decision::LogIn(location) => exchange.told(Answer::redirect(302, location)),
-        Decision::Refuse(refusal) => exchange.refused(refusal),
-        // Forwarded by the caller.
-        Decision::Forward(_) => exchange.refused(Refusal::Internal),
+    let answer = if let Decision::Own(own) = decision {
+        own_answer(rules, &mut connection, &asked, &mut exchange, *own).await
+    } else {
+        decision.into_answer(rules, &exchange).await
     };
     // A body that nobody read is drained if it is small and sure to come, else cut off.
     let small = connection.is_at_boundary()

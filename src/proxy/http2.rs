@@ -27,7 +27,6 @@ use super::http2_head::with_http2_head;
 use super::passage::Admitted;
 use super::rules::Rules;
 use super::upgrade::Cut;
-use super::verify;
 use crate::endpoints::{Answer, Refusal};
 
 /// Streams of a connection that may be open at once.
@@ -174,17 +173,10 @@ async fn answer_ourselves(
     mut exchange: Box<Exchange>,
     decision: Decision,
 ) {
-    let answer = match decision {
-        Decision::Own(own) => own_answer(rules, &mut session, &mut exchange, *own).await,
-        Decision::Preflight(answer) => exchange.named(*answer),
-        Decision::AddSlash(location) => exchange.told(Answer::redirect(308, location)),
-        Decision::Vouch(caller) => {
-            exchange.named(verify::vouch(rules, caller.as_deref(), &exchange.request_id).await)
-        }
-        Decision::LogIn(location) => exchange.told(Answer::redirect(302, location)),
-        Decision::Refuse(refusal) => exchange.refused(refusal),
-        // Forwarded by the caller.
-        Decision::Forward(_) => exchange.refused(Refusal::Internal),
+    let answer = if let Decision::Own(own) = decision {
+        own_answer(rules, &mut session, &mut exchange, *own).await
+    } else {
+        decision.into_answer(rules, &exchange).await
     };
     let status = answer.status;
     match write(&mut session, answer).await {
