@@ -427,7 +427,7 @@ async fn nodes_share_sessions_and_a_kick_on_one_reaches_the_other() {
     let mut watch = other.sessions.watch(&issued.verified);
     assert!(one.sessions.kick(&issued.verified.identity.sid).await.unwrap());
     assert_eq!(one.verify(&issued), Err(TokenError::Revoked));
-    tokio::time::timeout(Duration::from_secs(1), watch.ended()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), watch.ended()).await.unwrap();
     assert_eq!(other.verify(&issued), Err(TokenError::Revoked));
     assert_eq!(other.verify(&refreshed), Err(TokenError::Revoked));
     assert!(is_revoked(other.sessions.refresh(&issued.verified).await));

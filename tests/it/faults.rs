@@ -3,20 +3,20 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::client::ReadError;
-use crate::harness::{Blackhole, Refusing, Reply, Site, Upstream, eventually, within};
+use crate::harness::{
+    BUSY, Blackhole, Refusing, Reply, Site, Upstream, eventually, mostly_within, within,
+};
 
 #[test]
 fn a_backend_that_refuses_connections_is_502_at_once() {
     let nobody = Refusing::start();
     let site = Site::with().servers(&format!("[\"{}\"]", nobody.address())).start();
-    for _ in 0..20 {
-        let begin = Instant::now();
+    mostly_within(Duration::from_secs(1), || {
         let answer = site.get("/open/x").send();
         answer.assert_refused(502, "bad_gateway");
-        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
         assert!(!answer.text().contains(&nobody.address().to_string()), "an inner address");
         assert!(!answer.text().contains("127.0.0.1"), "an inner address: {}", answer.text());
-    }
+    });
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_backend_whose_host_does_not_answer_is_given_up_after_connect_timeout() {
     let begin = Instant::now();
     let answer = site.get("/open/x").send();
     assert!(matches!(answer.status, 502 | 504), "{}", answer.text());
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < BUSY, "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn a_backend_that_does_not_answer_is_504_after_read_timeout() {
     let begin = Instant::now();
     site.get("/open/slow").send().assert_refused(504, "gateway_timeout");
     assert!(begin.elapsed() >= Duration::from_millis(450), "{:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < BUSY, "{:?}", begin.elapsed());
     assert_eq!(site.get("/open/x").send().status, 200);
 }
 
@@ -286,11 +286,9 @@ fn one_hanging_backend_does_not_hold_up_another() {
         waiting.push(connection);
     }
     eventually("they all wait", || hanging.requests().len() == 100);
-    for _ in 0..20 {
-        let begin = Instant::now();
+    mostly_within(Duration::from_secs(2), || {
         assert_eq!(site.get("/open/x").send().status, 200);
-        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
-    }
+    });
 }
 
 #[test]

