@@ -140,7 +140,9 @@ async fn come_back(
 async fn log_in(endpoints: &Endpoints, visit: &Visit, code: &str) -> Result<Issued, Refusal> {
     let user = endpoints.wechat.web_user(visit.appid.as_str(), &visit.state, code).await?;
     let session = new_session(&visit.appid, &user, None)?;
-    Ok(endpoints.sessions.open(session).await.inspect_err(log_session_error)?)
+    let issued = endpoints.sessions.open(session).await.inspect_err(log_session_error)?;
+    endpoints.sessions.spend_visit(visit).await.inspect_err(log_session_error)?;
+    Ok(issued)
 }
 
 /// The values of these parameters; empty ones are none.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
+use super::store::Unknown;
 use super::vault::{self, Field};
 use super::{Issued, SessionError, Sessions, random_id};
 use crate::identity::AppId;
@@ -97,6 +98,22 @@ impl Sessions {
         })
     }
 
+    /// Notes for every node that a login is complete, as an ended session is noted: its `state`
+    /// takes no other code.
+    ///
+    /// # Errors
+    /// [`SessionError::Store`].
+    pub async fn spend_visit(&self, visit: &Visit) -> Result<(), SessionError> {
+        let until = self.clock.unix_seconds().saturating_add(LIFE.as_secs());
+        let spent = self.store.end(&visit.state, until, Unknown::Revoke).await?;
+        self.revoke(spent);
+        Ok(())
+    }
+
+    fn is_spent(&self, visit: &Visit) -> bool {
+        self.revoked.contains(&visit.state)
+    }
+
     /// Completes a login by what `log_in` makes of the code, once: the same code again gets the
     /// same token, since WeChat's own browser likes to open a page twice. `None`: it came back
     /// before, with another code.
@@ -109,6 +126,10 @@ impl Sessions {
         code: &str,
         log_in: impl AsyncFnOnce() -> Result<Issued, E>,
     ) -> Result<Option<Arc<Issued>>, E> {
+        // Complete already, at another node or before a restart.
+        if !self.visits.0.contains_key(visit.state.as_str()) && self.is_spent(visit) {
+            return Ok(None);
+        }
         let code: [u8; 32] = Sha256::digest(code).into();
         let back = self.visits.0.get_with_by_ref(visit.state.as_str(), || {
             Arc::new(Return { code, issued: OnceCell::new() })

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
+use crate::harness::redis::Redis;
 use crate::harness::token::Forge;
 use crate::harness::wechat::{APPID, Play, SECRET, openid_of};
-use crate::harness::{Answer, Site};
+use crate::harness::{Answer, Site, eventually};
 
 const API: &str = "/sns/oauth2/access_token";
 const ACCOUNT: &str = "wxaccount00000000";
@@ -198,6 +199,34 @@ fn a_login_that_is_complete_takes_no_other_code() {
     let again = callback(&site, &format!("?code=c1&state={state}"), &cookie);
     assert_eq!((again.status, again.header("Location")), (302, Some("/orders#top")));
     assert_eq!(session_cookie(&again), session_cookie(&first));
+}
+
+#[test]
+fn a_login_that_is_complete_takes_no_other_code_after_a_restart_and_at_no_other_node() {
+    let apps = app(APPID, "miniprogram") + &app(ACCOUNT, "official_account");
+    let redis = Redis::start();
+    let shared = format!("store = \"redis://127.0.0.1:{}\"", redis.port);
+    for store in ["store = \"sqlite:wxgate.db\"", &shared] {
+        let mut site = Site::with().apps(&apps).session(store).start();
+        site.wechat.answers(API, user("alice"));
+        eventually("it is ready", || site.admin("/readyz").send().status == 200);
+        let (state, cookie) = begin(&site, "");
+        let callback_with = |site: &Site, code: &str| {
+            callback(site, &format!("?code={code}&state={state}"), &cookie)
+        };
+        assert_eq!(callback_with(&site, "c1").status, 302, "{store}");
+        if store == shared {
+            let other = Site::with().apps(&apps).session(store).start();
+            other.wechat.answers(API, user("alice"));
+            // It has read then what was ended before.
+            eventually("the other node is ready", || other.admin("/readyz").send().status == 200);
+            callback_with(&other, "c2").assert_refused(400, "invalid_request");
+            assert!(other.wechat.calls().iter().all(|call| call.path != API), "not even shown");
+        } else {
+            site.gateway.restart();
+            callback_with(&site, "c2").assert_refused(400, "invalid_request");
+        }
+    }
 }
 
 #[test]
