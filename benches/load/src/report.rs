@@ -60,10 +60,16 @@ impl Table {
         self.names.iter().copied().zip(self.turns.iter().map(cost)).collect()
     }
 
-    /// The median over the rounds of what the first candidate costs, as a share of this one.
-    fn ratio(&self, candidate: usize) -> f64 {
-        let pairs = self.turns[0].iter().zip(&self.turns[candidate]);
-        median(pairs.map(|(first, other)| first.cpu_micros / other.cpu_micros).collect())
+    /// The median over the rounds of what one candidate costs, as a share of another.
+    fn ratio(&self, one: usize, other: usize) -> f64 {
+        let pairs = self.turns[one].iter().zip(&self.turns[other]);
+        median(pairs.map(|(one, other)| one.cpu_micros / other.cpu_micros).collect())
+    }
+
+    /// What the full lane costs beside the proxy that it is built on.
+    fn full_lane(&self) -> Option<f64> {
+        let find = |wanted: &str| self.names.iter().position(|name| *name == wanted);
+        Some(self.ratio(find("wxgate, full lane")?, find("Pingora's proxy, bare")?))
     }
 }
 
@@ -97,9 +103,14 @@ impl fmt::Display for Table {
                 of(|turn| f64::from(turn.p50)),
                 of(|turn| f64::from(turn.p99)),
                 of(|turn| turn.resident_kib as f64 / 1024.0),
-                self.ratio(index),
+                self.ratio(0, index),
             )?;
         }
-        Ok(())
+        match self.full_lane() {
+            Some(ratio) => {
+                writeln!(formatter, "\nwxgate, full lane / Pingora's proxy, bare: {ratio:.2}")
+            }
+            None => Ok(()),
+        }
     }
 }
