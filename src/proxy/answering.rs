@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use http::HeaderValue;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, ImmutStr};
@@ -89,15 +90,15 @@ const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 /// stays: it tells Pingora how to frame the answer, and it frames it anew.
 pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
     let headers = &response.headers;
-    let connection: Vec<_> = headers.get_all(http::header::CONNECTION).iter().collect();
+    let values = || headers.get_all(http::header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    let names_any = values().any(|value| !is_plain_connection(value));
     let nominates = |name: &str| {
-        let mut items =
-            connection.iter().flat_map(|value| value.as_bytes().split(|it| *it == b','));
-        items.any(|item| item.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+        let mut items = values().flat_map(|value| value.split(|it| *it == b','));
+        names_any && items.any(|item| item.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
     };
     let is_dropped = |name: &&http::HeaderName| {
         let name = name.as_str();
-        HOP_BY_HOP.contains(&name) || (nominates(name) && !FRAMING.contains(&name))
+        is_about_connection(name) || (nominates(name) && !FRAMING.contains(&name))
     };
     // To ask for each of them would cost more than to look at those that are there.
     let dropped: Vec<_> = headers.keys().filter(is_dropped).cloned().collect();
@@ -109,7 +110,7 @@ pub(crate) fn strip_hop_by_hop(response: &mut ResponseHeader) {
 /// Whether an answer is framed by `chunked` alone or by none: any other coding of the transfer
 /// would be passed on as if it were the content.
 pub(crate) fn is_framed_plainly(response: &ResponseHeader) -> bool {
-    let mut codings = response.headers.get_all("transfer-encoding").iter();
+    let mut codings = response.headers.get_all(http::header::TRANSFER_ENCODING).iter();
     codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
         && codings.next().is_none()
 }
@@ -173,11 +174,7 @@ pub(crate) struct Nominated<'a>(Option<Headers<'a>>);
 impl<'a> Nominated<'a> {
     /// Those of an answer.
     pub(crate) fn of(headers: Headers<'a>) -> Self {
-        // What nearly every answer says names no header.
-        let is_plain = |value: &[u8]| {
-            ["keep-alive", "close"].iter().any(|it| value.eq_ignore_ascii_case(it.as_bytes()))
-        };
-        let names_any = headers.get_all("connection").any(|value| !is_plain(value));
+        let names_any = headers.get_all("connection").any(|value| !is_plain_connection(value));
         Self(names_any.then_some(headers))
     }
 
@@ -186,11 +183,20 @@ impl<'a> Nominated<'a> {
     }
 }
 
+/// Whether a `Connection` names no header: nearly every answer has such a one.
+fn is_plain_connection(value: &[u8]) -> bool {
+    ["keep-alive", "close"].iter().any(|it| value.eq_ignore_ascii_case(it.as_bytes()))
+}
+
+fn is_about_connection(name: &str) -> bool {
+    // Their lengths, since nearly every other header has another one.
+    matches!(name.len(), 2 | 7 | 10 | 16 | 18)
+        && HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
+}
+
 /// Whether a header of an answer is about the upstream's connection (RFC 9110 section 7.6.1).
 pub(crate) fn is_hop_by_hop(name: &str, nominated: Nominated<'_>) -> bool {
-    // Their lengths, since nearly every other header has another one.
-    (matches!(name.len(), 2 | 7 | 10 | 16 | 18)
-        && HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop)))
+    is_about_connection(name)
         || (nominated.contains(name)
             && !FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing)))
 }

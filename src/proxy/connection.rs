@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use super::alarm::{Alarm, Deadline, Patience};
 use super::chunked::ChunkedEnd;
 use super::client::Peer;
-use super::head::is_unwise;
 use super::opening::{GOAWAY, Opening};
 use super::pace::Pace;
 use super::socket::Socket;
@@ -74,7 +73,7 @@ pub(crate) struct Connection {
     /// How far HTTP/2 is begun, where that is spoken.
     opening: Option<Opening>,
     /// What the body of the current request is held to, in the full lane.
-    held: Option<Box<Held>>,
+    held: Option<Held>,
     end_of_input: bool,
     /// When the end of input means that the client is gone, once it was asked.
     gone_at: Option<Instant>,
@@ -201,11 +200,14 @@ impl Connection {
         patience.poll_over(&mut self.alarm, context, deadline)
     }
 
-    /// Makes the request line that stands first in [`Connection::ahead`] one that Pingora takes. It
-    /// need not know the query: what is forwarded was decided.
-    pub(crate) fn plain_request_line(&mut self) {
-        let line = self.ahead.iter_mut().take_while(|byte| **byte != b'\n');
-        line.filter(|byte| is_unwise(**byte)).for_each(|byte| *byte = b'_');
+    /// Puts another head in the place of the one that stands first in [`Connection::ahead`], of
+    /// `length` bytes.
+    pub(crate) fn replace_head(&mut self, length: usize, head: &[u8]) {
+        let rest = self.ahead.get(length..).unwrap_or_default().to_vec();
+        self.ahead.clear();
+        self.ahead.reserve(head.len() + rest.len());
+        self.ahead.extend_from_slice(head);
+        self.ahead.extend_from_slice(&rest);
     }
 
     /// Lets the next reader have a request that begins at the first byte of [`Connection::ahead`].
@@ -222,7 +224,7 @@ impl Connection {
 
     /// Its body must keep this pace, and is read no further once `cut` has its answer.
     pub(crate) fn hold_to(&mut self, pace: Pace, cut: &Cut) {
-        self.held = Some(Box::new(Held { pace, cut: cut.clone() }));
+        self.held = Some(Held { pace, cut: cut.clone() });
     }
 
     /// Whether the last request was read to its end, so that the next one begins here.

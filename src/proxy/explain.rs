@@ -14,6 +14,7 @@ use super::exchange::Exchange;
 use super::fast;
 use super::forward::{Fate, Forward};
 use super::head::{RequestHead, with_head};
+use super::rewrite;
 use super::rules::Rules;
 use crate::config::{self, HostPattern, TokenSource, redacted};
 use crate::endpoints::{Answer, Refusal};
@@ -235,7 +236,7 @@ fn forwarded(bytes: &[u8], forward: &Forward, exchange: &Exchange) -> Outcome {
     let mut out = Vec::new();
     let removed = with_head(bytes, |head, window| {
         let body = fast::body_length(&head, window, bytes.len()).unwrap_or(0);
-        fast::write_head(&mut out, &head, forward, body);
+        rewrite::write(&mut out, &head, forward, body);
         removed(&head, forward)
     });
     let text = String::from_utf8_lossy(&out);
@@ -243,7 +244,8 @@ fn forwarded(bytes: &[u8], forward: &Forward, exchange: &Exchange) -> Outcome {
     let request_line = lines.next().unwrap_or_default();
     let lines: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(": ")).collect();
     // What the gateway adds stands last.
-    let passed = lines.len().saturating_sub(forward.additions().count());
+    let added = forward.lasting_additions().count() + forward.late_additions().count();
+    let passed = lines.len().saturating_sub(added);
     let statement = forward.rules.config.identity.assertion.as_deref();
     let shown = |name: &str, value: &str| {
         if statement == Some(name) {
@@ -280,6 +282,7 @@ fn removed(head: &RequestHead<'_>, forward: &Forward) -> Vec<Removed> {
         let is_framing =
             ["host", "content-length"].iter().any(|name| line.name.eq_ignore_ascii_case(name));
         let why = match forward.fate(line.name.as_bytes(), line.value) {
+            _ if line.name.eq_ignore_ascii_case("expect") => "the gateway answers it",
             Fate::Drop(removal) if !is_framing => removal.why(),
             Fate::Replace(_) => "goes on without the gateway's token",
             Fate::Drop(_) | Fate::Pass => return None,

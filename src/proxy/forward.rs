@@ -248,13 +248,21 @@ impl Forward {
         })
     }
 
-    /// What the gateway adds: the identity last, so that nothing stands after it.
-    pub(crate) fn additions(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
-        let client = &self.client;
+    /// What it adds besides: what is looked up late, or is new with each attempt.
+    pub(crate) fn late_additions(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         let phone = match &self.phone {
             Told::Known(phone) => phone.as_ref(),
             Told::NotYet => None,
         };
+        let phone = self.rules.headers.vouch_phone(phone);
+        let phone = phone.into_iter().map(|(name, value)| (name, Cow::Borrowed(value)));
+        phone.chain(self.assertion().map(|(name, value)| (name, Cow::Owned(value))))
+    }
+
+    /// What the gateway adds that is known once the request is admitted. No name of the client's
+    /// that could be taken for one of these is left beside it, before or behind.
+    pub(crate) fn lasting_additions(&self) -> impl Iterator<Item = (&str, &str)> {
+        let client = &self.client;
         let host = Some(client.host(&self.host)).filter(|host| !host.is_empty());
         let set = self.route.request_headers.set.iter();
         set.map(|(name, value)| (name.as_str(), value.as_str()))
@@ -265,9 +273,6 @@ impl Forward {
             ])
             .chain(host.map(|host| ("X-Forwarded-Host", host)))
             .chain(self.rules.headers.vouch(self.caller.as_deref().map(|caller| &caller.identity)))
-            .chain(self.rules.headers.vouch_phone(phone))
-            .map(|(name, value)| (name, Cow::Borrowed(value)))
-            .chain(self.assertion().map(|(name, value)| (name, Cow::Owned(value))))
     }
 }
 

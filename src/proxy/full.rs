@@ -2,14 +2,15 @@
 //! decided; nothing is decided here but what can only be known once the upstream was asked.
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -17,8 +18,6 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use super::answering::{self, After, Changes};
 use super::attempt::Attempt;
 use super::bridge;
-use super::forward::{Fate, Forward};
-use super::head::is_unwise;
 use super::pace::Pace;
 use super::passage::{Admitted, Body, Passage, not_admitted};
 use super::reject;
@@ -27,6 +26,8 @@ use crate::endpoints::Refusal;
 use crate::observe::Attempted;
 use crate::upstream::{PickKey, Spoken};
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The full lane. It has no state of its own: all of it comes with the request.
 #[derive(Debug)]
 pub struct FullLane;
@@ -34,6 +35,9 @@ pub struct FullLane;
 #[async_trait]
 impl ProxyHttp for FullLane {
     type CTX = Passage;
+
+    // Nothing of an answer is compressed here: none of Pingora's modules is wanted.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     fn new_ctx(&self) -> Passage {
         Passage::default()
@@ -53,27 +57,20 @@ impl ProxyHttp for FullLane {
         if passage.admitted.is_none() {
             passage.admitted = Admitted::taken_out_of(session.req_header_mut());
         }
-        let websocket = passage.forward()?.websocket;
         // The connection of an HTTP/1 request sees to it itself.
         if session.is_http2() {
             let rate = passage.forward()?.rules.config.server.min_body_rate;
             passage.pace = Pace::of(rate);
             passage.pace.wait();
         }
-        // Pingora looks at the first `Connection` only.
         if passage.admitted.as_ref().is_some_and(|admitted| admitted.after == After::Close) {
             session.set_keepalive(None);
         }
-        // RFC 9110 section 15.2: HTTP/1.0 knows no answers before the answer.
-        let is_http_1_0 = session.req_header().version == http::Version::HTTP_10;
-        session.set_ignore_info_resp(is_http_1_0);
-        let request = session.req_header_mut();
-        // What `Connection` names was read by `admit`; Pingora would refuse some of it. An
-        // `Upgrade` to anything but WebSocket is a wish that need not be granted.
-        request.remove_header(&http::header::CONNECTION);
-        request.remove_header(&http::header::EXPECT);
-        if !websocket {
-            request.remove_header(&http::header::UPGRADE);
+        if session.req_header().version == http::Version::HTTP_10 {
+            // RFC 9110 section 15.2: HTTP/1.0 knows no answers before the answer.
+            session.set_ignore_info_resp(true);
+            // It told Pingora to keep the client's connection.
+            session.req_header_mut().remove_header(&CONNECTION);
         }
         Ok(false)
     }
@@ -103,7 +100,11 @@ impl ProxyHttp for FullLane {
         options.total_connection_timeout = Some(timeouts.connect);
         options.read_timeout = Some(timeouts.read);
         options.write_timeout = Some(timeouts.write);
-        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::standard();
+        // The head was written anew: what Pingora would take off is not in it. HTTP/2 has no place
+        // for what frames a body in HTTP/1.
+        if upstream.config.tls.is_none() {
+            options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
+        }
         if !passage.tried.is_empty() {
             picked.server.counts().retried();
         }
@@ -137,25 +138,24 @@ impl ProxyHttp for FullLane {
         passage: &mut Passage,
     ) -> Result<()> {
         let forward = passage.forward()?;
-        let target = encoded(&forward.target);
-        if request.raw_path() != target.as_bytes() {
-            request.set_raw_path(target.as_bytes())?;
+        for (name, value) in forward.late_additions() {
+            // Names are the configuration's: kept as it spells them.
+            request.insert_header(name.to_owned(), value.as_ref())?;
         }
-        rewrite(request, forward)?;
         bridge::write_cookie(request, forward)?;
         let host = match (forward.host.as_str(), &passage.attempt) {
             ("", Some(attempt)) => attempt.picked.server.name(),
             (host, _) => host,
         };
-        let mut hosts = request.headers.get_all(http::header::HOST).iter();
+        let mut hosts = request.headers.get_all(HOST).iter();
         if hosts.next().is_none_or(|it| it != host) || hosts.next().is_some() {
-            request.insert_header(http::header::HOST, host)?;
+            request.insert_header(HOST, host)?;
         }
         if forward.websocket {
             request.insert_header("Connection", "Upgrade")?;
             request.insert_header("Upgrade", "websocket")?;
-        } else if session.is_body_empty() && request.headers.get("content-length").is_none() {
-            request.remove_header(&http::header::TRANSFER_ENCODING);
+        } else if session.is_body_empty() && !request.headers.contains_key(CONTENT_LENGTH) {
+            request.remove_header(&TRANSFER_ENCODING);
         }
         Ok(())
     }
@@ -227,17 +227,17 @@ impl ProxyHttp for FullLane {
         response.set_version(http::Version::HTTP_11);
         if status == 204 {
             // RFC 9110 section 8.6; some clients wait for the bytes that it announces.
-            response.remove_header(&http::header::CONTENT_LENGTH);
-            response.remove_header(&http::header::TRANSFER_ENCODING);
+            response.remove_header(&CONTENT_LENGTH);
+            response.remove_header(&TRANSFER_ENCODING);
         }
         answering::change(response, changes)?;
-        if !response.headers.contains_key("x-request-id") {
+        if !response.headers.contains_key(&X_REQUEST_ID) {
             response.insert_header("X-Request-Id", &*forward.client.request_id)?;
         }
         if session.req_header().version == http::Version::HTTP_10 {
             // RFC 9112 section 6.1: HTTP/1.0 knows no chunks. What has no length then ends with
             // the connection.
-            if response.remove_header(&http::header::TRANSFER_ENCODING).is_some() {
+            if response.remove_header(&TRANSFER_ENCODING).is_some() {
                 session.set_keepalive(None);
             }
         }
@@ -400,53 +400,4 @@ fn may_try_again(passage: &Passage) -> bool {
         let upstream = forward.rules.upstreams.get(forward.route.upstream)?;
         Some(upstream.grants_retry(passage.tried.len()))
     }) == Some(true)
-}
-
-/// A target as Pingora can hold it: with the bytes encoded that it takes in no query. Whoever
-/// decodes the query reads what the client wrote.
-fn encoded(target: &str) -> Cow<'_, str> {
-    if !target.bytes().any(is_unwise) {
-        return Cow::Borrowed(target);
-    }
-    Cow::Owned(target.replace('"', "%22").replace('<', "%3C").replace('>', "%3E"))
-}
-
-/// Scrubs the client's headers and writes the gateway's. Runs once per attempt, on a fresh copy.
-fn rewrite(request: &mut RequestHeader, forward: &Forward) -> Result<()> {
-    // Without the spellings nothing below would be looked at, and everything would pass.
-    if !request.has_case() {
-        return Err(not_admitted());
-    }
-    let fates = request.case_header_iter().filter_map(|(name, value)| {
-        let name = name.as_slice();
-        (forward.fate(name, value.as_bytes()) != Fate::Pass).then(|| HeaderName::from_bytes(name))
-    });
-    let changed: Vec<HeaderName> = fates.collect::<Result<_, _>>().map_err(|_| not_admitted())?;
-    // Headers of one name stand together; where one of them changes, all are written anew.
-    let is_changed =
-        |name: &[u8]| changed.iter().any(|it| it.as_str().as_bytes().eq_ignore_ascii_case(name));
-    let mut kept = Vec::new();
-    for (name, value) in request.case_header_iter() {
-        if is_changed(name.as_slice()) {
-            match forward.fate(name.as_slice(), value.as_bytes()) {
-                Fate::Pass => kept.push((name.clone(), value.clone())),
-                Fate::Drop(_) => {}
-                Fate::Replace(bytes) => {
-                    let value = HeaderValue::from_bytes(&bytes).map_err(|_| not_admitted())?;
-                    kept.push((name.clone(), value));
-                }
-            }
-        }
-    }
-    for name in &changed {
-        request.remove_header(name);
-    }
-    for (name, value) in kept {
-        request.append_header(name, value)?;
-    }
-    for (name, value) in forward.additions() {
-        // Names are the configuration's: kept as it spells them.
-        request.insert_header(name.to_owned(), value.as_ref())?;
-    }
-    Ok(())
 }

@@ -338,10 +338,9 @@ pub(crate) fn is_authority(text: &str) -> bool {
             None => return false,
         },
         None => {
-            let (host, port) = match text.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            };
+            let at = memchr::memchr(b':', text.as_bytes()).unwrap_or(text.len());
+            let host = text.get(..at).unwrap_or_default();
+            let port = text.get(at + 1..);
             let is_name =
                 |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
             let mut last = b'.';
@@ -398,8 +397,8 @@ pub(crate) fn origin_form<'a>(
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
-    // To the letter, as Pingora compares them too; it would refuse another case without a word.
-    // `http:///` names no host, even where HTTP/1.0 sends none.
+    // To the letter: who spells one host in two ways may mean two. `http:///` names no host, even
+    // where HTTP/1.0 sends none.
     if authority.is_empty() || authority != host {
         return Err(Refusal::Malformed("a request target of another host"));
     }

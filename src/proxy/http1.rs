@@ -22,7 +22,9 @@ use super::gateway::Gateway;
 use super::head::{NoHead, RequestHead, read_head, with_head};
 use super::pace::Pace;
 use super::passage::Admitted;
+use super::rewrite;
 use super::rules::Rules;
+use super::spare;
 use super::upgrade::Cut;
 use crate::endpoints::{Answer, Refusal};
 
@@ -84,25 +86,25 @@ async fn one_request(
             After::KeepAlive => Left::Ready(connection),
             After::Close => Left::Closed,
         },
-        Ok(Plan::Full(asked, window, mut admitted)) => {
-            let fit = match check_chunks(connection.ahead(), window) {
+        Ok(Plan::Full { expects_continue, came, mut admitted, written }) => {
+            let fit = match check_chunks(connection.ahead(), came) {
                 Ok(()) => admitted.forward.look_up().await,
                 Err(refusal) => Err(refusal),
             };
             if let Err(refusal) = fit {
                 connection.skip(length);
-                connection.open(body_window(window, length));
+                connection.open(body_window(came, length));
+                let method = admitted.forward.method.into_owned();
+                let asked = Asked { method, expects_continue, after: admitted.after };
                 let (exchange, refused) = (admitted.exchange, Decision::Refuse(refusal));
                 return Box::pin(answer_ourselves(rules, connection, asked, exchange, refused))
                     .await;
             }
-            if asked.expects_continue && send_continue(&mut connection).await.is_err() {
+            if expects_continue && send_continue(&mut connection).await.is_err() {
                 return Left::Closed;
             }
-            connection.plain_request_line();
-            connection.open(window);
-            connection.hold_to(Pace::of(rules.config.server.min_body_rate), &admitted.cut);
-            full_lane(gateway, rules, connection, admitted).await
+            connection.replace_head(length, &written.head);
+            full_lane(gateway, rules, connection, admitted, written).await
         }
         Ok(Plan::Answer(asked, window, exchange, decision)) => {
             // The gateway answers itself, and so the head is read.
@@ -117,7 +119,13 @@ async fn one_request(
 /// How a decision is carried out.
 enum Plan {
     Fast(Box<fast::Order>),
-    Full(Asked, Window, Admitted),
+    Full {
+        expects_continue: bool,
+        /// The window of the head that came.
+        came: Window,
+        admitted: Admitted,
+        written: Written,
+    },
     Answer(Asked, Window, Box<Exchange>, Decision),
 }
 
@@ -142,10 +150,37 @@ impl Plan {
                 Self::Fast(fast::Order::take(head, body, forward, exchange, after))
             }
             Some(_) | None => {
+                let written = match Written::of(head, &forward, (window, length), after) {
+                    Ok(written) => written,
+                    Err(refusal) => {
+                        let refused = Decision::Refuse(refusal);
+                        return Self::Answer(Asked::of(head, after), window, exchange, refused);
+                    }
+                };
                 let admitted = Admitted { forward, exchange, cut: Cut::default(), after };
-                Self::Full(Asked::of(head, after), window, admitted)
+                let expects_continue = expects_continue(head);
+                Self::Full { expects_continue, came: window, admitted, written }
             }
         }
+    }
+}
+
+/// A head as Pingora reads it in the place of the client's, and its window.
+struct Written {
+    head: Vec<u8>,
+    window: Window,
+}
+
+impl Written {
+    fn of(
+        head: &RequestHead<'_>,
+        forward: &Forward,
+        came: (Window, usize),
+        after: After,
+    ) -> Result<Self, Refusal> {
+        let mut out = spare::take_out();
+        let window = rewrite::write_for_pingora(&mut out, head, forward, came, after)?;
+        Ok(Self { head: out, window })
     }
 }
 
@@ -161,13 +196,12 @@ fn after(head: &RequestHead<'_>, draining: bool) -> After {
 
 impl Asked {
     fn of(head: &RequestHead<'_>, after: After) -> Self {
-        Self {
-            method: head.method.to_owned(),
-            expects_continue: head.version == http::Version::HTTP_11
-                && head.headers.lists("expect", "100-continue"),
-            after,
-        }
+        Self { method: head.method.to_owned(), expects_continue: expects_continue(head), after }
     }
+}
+
+fn expects_continue(head: &RequestHead<'_>) -> bool {
+    head.version == http::Version::HTTP_11 && head.headers.lists("expect", "100-continue")
 }
 
 /// Whether the request goes to its backend within TLS, which only the full lane speaks.
@@ -204,21 +238,30 @@ async fn send_continue(connection: &mut Connection) -> std::io::Result<()> {
     connection.flush().await
 }
 
-/// Hands the connection to Pingora for one request, and takes it back.
+/// Hands the connection, at whose front `written` stands, to Pingora for one request, and takes it
+/// back.
 async fn full_lane(
     gateway: &Gateway,
     rules: &Rules,
-    connection: Box<Connection>,
+    mut connection: Box<Connection>,
     admitted: Admitted,
+    written: Written,
 ) -> Left {
+    connection.open(written.window);
+    connection.hold_to(Pace::of(rules.config.server.min_body_rate), &admitted.cut);
+    let has_body = written.window != Window::Bytes(written.head.len() as u64);
+    spare::give_out(written.head);
     let idle = rules.config.server.idle_timeout;
     let mut session = ServerSession::new_http1(connection);
-    session.set_read_timeout(Some(idle));
+    // The head is here.
+    session.set_read_timeout(has_body.then_some(idle));
     session.set_write_timeout(Some(idle));
     session.set_total_drain_timeout(Some(Duration::from_secs(2)));
     let cut = admitted.cut.clone();
     session.set_connection_user_context(Some(Box::new(admitted)));
     let reused = tokio::select! {
+        // In this order, so that no number need be drawn for each turn.
+        biased;
         reused = gateway.full.process_new_http(session, &gateway.draining) => reused,
         // Both connections end with the future that holds them.
         () = cut.due() => None,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, COOKIE};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST};
+use http::{HeaderName, HeaderValue};
 use pingora::apps::HttpServerApp;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
@@ -21,10 +22,12 @@ use super::answering::After;
 use super::client::{Peer, new_request_id};
 use super::connection::Connection;
 use super::exchange::Exchange;
+use super::forward::{Fate, Forward};
 use super::gateway::Gateway;
 use super::head::LAST_CALL;
 use super::http2_head::with_http2_head;
-use super::passage::Admitted;
+use super::passage::{Admitted, not_admitted};
+use super::rewrite::encoded;
 use super::rules::Rules;
 use super::upgrade::Cut;
 use crate::endpoints::{Answer, Refusal};
@@ -130,7 +133,7 @@ async fn serve_stream(gateway: Arc<Gateway>, mut session: HttpSession, peer: Pee
         answer_ourselves(&rules, session, exchange, Decision::Refuse(refusal)).await;
         return;
     }
-    let Ok(mut head) = spelled_out(session.req_header()) else {
+    let Ok(mut head) = rewritten(session.req_header(), &forward) else {
         let refused = Decision::Refuse(Refusal::Malformed("a head that cannot be forwarded"));
         answer_ourselves(&rules, session, exchange, refused).await;
         return;
@@ -149,20 +152,36 @@ async fn serve_stream(gateway: Arc<Gateway>, mut session: HttpSession, peer: Pee
     }
 }
 
-/// The head with the spelling of its names noted down, which the full lane goes by, and with one
-/// `Cookie`: HTTP/2 clients may cut it into crumbs (RFC 9113 section 8.2.3), HTTP/1 has one.
-fn spelled_out(request: &RequestHeader) -> pingora::Result<RequestHeader> {
+/// The head as the upstream gets it but for what is new with each attempt, with the spelling of its
+/// names noted down, which the full lane goes by.
+fn rewritten(request: &RequestHeader, forward: &Forward) -> pingora::Result<RequestHeader> {
     let lines = request.headers.len();
-    let mut head = RequestHeader::build(request.method.clone(), request.raw_path(), Some(lines))?;
-    head.set_uri(request.uri.clone());
+    let target = encoded(&forward.target);
+    let mut head = RequestHeader::build(request.method.clone(), target.as_bytes(), Some(lines))?;
     head.set_version(request.version);
-    for (name, value) in request.headers.iter().filter(|(name, _)| **name != COOKIE) {
-        head.append_header(name.as_str().to_owned(), value.clone())?;
+    let mut pass = |name: &HeaderName, value: &HeaderValue| {
+        let name_of_line = name.as_str().to_owned();
+        match forward.fate(name.as_str().as_bytes(), value.as_bytes()) {
+            Fate::Pass => head.append_header(name_of_line, value.clone()).map(drop),
+            Fate::Replace(bytes) => head.append_header(name_of_line, bytes).map(drop),
+            Fate::Drop(_) => Ok(()),
+        }
+    };
+    // `Expect` was met by the gateway.
+    let is_apart = |name: &HeaderName| matches!(*name, COOKIE | HOST | EXPECT);
+    for (name, value) in request.headers.iter().filter(|(name, _)| !is_apart(name)) {
+        pass(name, value)?;
     }
+    // HTTP/2 clients may cut it into crumbs (RFC 9113 section 8.2.3); HTTP/1 has one.
     let crumbs: Vec<&[u8]> =
-        request.headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes).collect();
+        request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if !crumbs.is_empty() {
-        head.insert_header("cookie", crumbs.join(&b"; "[..]))?;
+        let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+        pass(&COOKIE, &joined.map_err(|_| not_admitted())?)?;
+    }
+    head.insert_header(HOST, &*forward.host)?;
+    for (name, value) in forward.lasting_additions() {
+        head.insert_header(name.to_owned(), value)?;
     }
     Ok(head)
 }

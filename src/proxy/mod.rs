@@ -33,6 +33,7 @@ mod pace;
 mod passage;
 mod redirect;
 mod reject;
+mod rewrite;
 mod rules;
 mod socket;
 mod spare;

@@ -84,7 +84,7 @@ impl Cut {
 
 /// Whether an answer goes on for as long as both sides like.
 pub(crate) fn stays_open(response: &ResponseHeader) -> bool {
-    let content_type = response.headers.get("content-type");
+    let content_type = response.headers.get(http::header::CONTENT_TYPE);
     response.status == http::StatusCode::SWITCHING_PROTOCOLS
         || content_type.is_some_and(|value| is_event_stream(value.as_bytes()))
 }

@@ -150,3 +150,24 @@ fn a_routes_own_time_out_holds_in_place_of_its_upstreams() {
         assert_eq!(quick.join().unwrap(), "late");
     });
 }
+
+#[test]
+fn a_route_sets_a_hundred_headers_and_no_more() {
+    let routes = |count: usize| {
+        let set: Vec<_> = (0..count).map(|number| format!("X-Set-{number} = \"on\"")).collect();
+        let set = set.join(", ");
+        format!(
+            "[[routes]]\npath = \"/open/\"\nupstream = \"php\"\nauth = \"public\"\n\
+             request_headers = {{ set = {{ {set} }} }}\n"
+        )
+    };
+    let mut site = Site::with().routes(&routes(100)).start();
+    let mut request = site.get("/open/x");
+    for number in 0..90 {
+        request = request.header(&format!("X-Mine-{number}"), "1");
+    }
+    assert_eq!(request.send().status, 200);
+    let seen = site.upstream.last();
+    assert_eq!((seen.header("X-Set-99"), seen.header("X-Mine-89")), (Some("on"), Some("1")));
+    assert!(!site.reload(|settings| settings.routes(&routes(101))), "101 were taken");
+}

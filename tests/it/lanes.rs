@@ -287,3 +287,42 @@ fn both_directions_go_on_at_once() {
     assert!(answer.body.iter().all(|byte| *byte == b'e'));
     sender.join().unwrap();
 }
+
+#[test]
+fn a_client_of_http_1_0_keeps_its_connection_whatever_else_it_names() {
+    let site = Site::start();
+    for connection in ["keep-alive", "Keep-Alive, X-Custom", "x-custom , keep-alive"] {
+        let mut client = site.connect();
+        for _ in 0..2 {
+            client.send(format!(
+                "GET /open/x HTTP/1.0\r\nHost: shop.test\r\nConnection: {connection}\r\nX-Custom: 1\r\n\r\n"
+            ));
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.header("Connection")), (200, Some("keep-alive")));
+            let named = connection != "keep-alive";
+            let passes = site.upstream.last().header("X-Custom").is_some();
+            assert_eq!(passes, !named, "{connection}");
+            assert_eq!(site.upstream.last().header("Connection"), None, "{connection}");
+        }
+    }
+}
+
+#[test]
+fn a_head_that_outgrows_the_full_lane_is_431_and_says_so() {
+    let site = Site::with().server("max_header_bytes = \"1MiB\"").start();
+    let head = |filler: usize| {
+        let mut head =
+            "POST /open/x HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n".to_owned();
+        for number in 0..16 {
+            head += &format!("X-{number}: {}\r\n", "a".repeat(60_000));
+        }
+        head + &format!("X-Filler: {}\r\n\r\n0\r\n\r\n", "a".repeat(filler))
+    };
+    assert_eq!(site.connect().send(head(80_000)).answer().status, 200);
+    let whole = 1024 * 1024 - head(0).len();
+    site.connect().send(head(whole)).answer().assert_refused(431, "header_fields_too_large");
+    // It is not larger than it may be; what is added makes it so.
+    let answer = site.connect().send(head(whole - 300)).answer();
+    answer.assert_refused(431, "header_fields_too_large");
+    assert!(answer.header("X-Request-Id").is_some());
+}

@@ -35,6 +35,9 @@ const FORWARDED: &[&str] = &[
     "x-request-id",
 ];
 
+/// Most headers that one route changes one way: no head may have more lines.
+const MOST: usize = 100;
+
 /// Which way the message goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -55,6 +58,10 @@ pub(super) fn changes(
     let Some(written) = written else { return HeaderChanges::default() };
     if written.set.is_empty() && written.remove.is_empty() {
         checker.wrong(key, "changes nothing", "write `set` or `remove`, or leave it out");
+    }
+    let count = written.set.len() + written.remove.len();
+    if count > MOST {
+        checker.wrong(key, format!("changes {count} headers"), format!("change {MOST} at most"));
     }
     let mut seen: Vec<(String, Key)> = Vec::new();
     let set = written.set.keys().map(|name| (name, key.name("set").name(name)));

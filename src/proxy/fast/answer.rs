@@ -6,9 +6,9 @@
 
 use std::mem::MaybeUninit;
 
-use super::request::{write_line, write_number};
 use crate::proxy::answering::{After, Changes, Nominated, is_hop_by_hop};
 use crate::proxy::head::{Headers, content_length};
+use crate::proxy::rewrite::{write_line, write_number};
 use crate::proxy::upgrade::is_event_stream;
 
 /// Most header lines of an answer: as many as the full lane takes.

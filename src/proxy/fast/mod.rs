@@ -3,7 +3,7 @@
 //!
 //! It carries out what `admit` decided, as the full lane does, and takes only what it knows
 //! exactly: `request.rs` says what. The life of a request: its head is written anew into a spare
-//! buffer (`request.rs`), goes out on a connection of this thread (`pool.rs`) while the body
+//! buffer (`rewrite.rs`), goes out on a connection of this thread (`pool.rs`) while the body
 //! follows (`relay.rs`), the answer's head is read and written anew (`answer.rs`) and its body
 //! streamed (`body.rs`).
 
@@ -25,6 +25,7 @@ use super::exchange::Exchange;
 use super::forward::Forward;
 use super::head::RequestHead;
 use super::reject::Failure;
+use super::rewrite;
 use super::spare;
 use crate::observe::Attempted;
 use crate::upstream::{PickKey, Upstream};
@@ -32,7 +33,7 @@ use answer::Asked;
 use pool::Age;
 use relay::{Limits, Outgoing, Relay};
 
-pub(crate) use request::{body_length, write as write_head};
+pub(crate) use request::body_length;
 
 /// A request that the fast lane carries out.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ impl Order {
         after: After,
     ) -> Box<Self> {
         let mut out = spare::take_out();
-        request::write(&mut out, head, &forward, body);
+        rewrite::write(&mut out, head, &forward, body);
         let method = if head.method == "HEAD" { Method::Head } else { Method::Other };
         let repeat = Repeat::of(head.method, body);
         Box::new(Self { forward, exchange, after, method, repeat, out, body_left: body })

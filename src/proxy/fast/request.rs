@@ -1,7 +1,6 @@
-//! Which requests the fast lane takes, and how it writes their heads for the upstream.
+//! Which requests the fast lane takes.
 
 use crate::proxy::connection::Window;
-use crate::proxy::forward::{Fate, Forward};
 use crate::proxy::head::RequestHead;
 
 /// The length of the body if the fast lane takes such a request: HTTP/1.1, a body of known length
@@ -20,61 +19,6 @@ pub(crate) fn body_length(head: &RequestHead<'_>, window: Window, length: usize)
         Window::Bytes(bytes) => bytes.checked_sub(length as u64),
         Window::Chunked(..) | Window::Open => None,
     }
-}
-
-/// Writes the head as the upstream gets it.
-pub(crate) fn write(out: &mut Vec<u8>, head: &RequestHead<'_>, forward: &Forward, body: u64) {
-    for part in [head.method, " ", &forward.target, " HTTP/1.1\r\n"] {
-        out.extend_from_slice(part.as_bytes());
-    }
-    for line in head.headers.0 {
-        let name = line.name.as_bytes();
-        if name.eq_ignore_ascii_case(b"host") {
-            write_line(out, name, forward.host.as_bytes());
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            out.extend_from_slice(name);
-            out.extend_from_slice(b": ");
-            write_number(out, body);
-            out.extend_from_slice(b"\r\n");
-        } else {
-            match forward.fate(name, line.value) {
-                Fate::Pass => write_line(out, name, line.value),
-                Fate::Drop(_) => {}
-                Fate::Replace(value) => write_line(out, name, &value),
-            }
-        }
-    }
-    forward
-        .additions()
-        .for_each(|(name, value)| write_line(out, name.as_bytes(), value.as_bytes()));
-    out.extend_from_slice(b"\r\n");
-}
-
-/// One header line.
-pub(super) fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// A number in decimal digits.
-pub(super) fn write_number(out: &mut Vec<u8>, number: u64) {
-    // As many as the largest has.
-    let mut digits = [0; 20];
-    let mut rest = number;
-    let mut first = digits.len();
-    for (at, digit) in digits.iter_mut().enumerate().rev() {
-        // The remainder is below 10, so nothing is cut off.
-        *digit = b'0' + (rest % 10) as u8;
-        first = at;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(first..).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -96,15 +40,6 @@ mod tests {
             headers: Headers(&lines),
         };
         body_length(&head, window, 40)
-    }
-
-    #[test]
-    fn numbers_are_written_as_std_writes_them() {
-        for number in [0, 7, 10, 200, 65_536, u64::MAX] {
-            let mut out = Vec::new();
-            write_number(&mut out, number);
-            assert_eq!(out, number.to_string().into_bytes());
-        }
     }
 
     #[test]
