@@ -18,7 +18,7 @@ from rig.process import Process, accepts, await_that, free_port
 from stage import Stage
 from test_life import Result
 
-SECONDS = 22
+SECONDS = 26
 RELOADS, CERTIFICATES, UPGRADES = 20, 5, 3
 POSTERS = 4
 
@@ -341,7 +341,7 @@ class NoLoss(unittest.TestCase):
             events += [((n + 0.7) / (UPGRADES + 0.5), line.upgrade) for n in range(UPGRADES)]
         events += [((n + 0.6) / CERTIFICATES, tls.swap_certificate) for n in range(CERTIFICATES)]
         for share, event in sorted(events, key=lambda event: event[0]):
-            due = began + 0.5 + (SECONDS - 3) * share
+            due = began + 0.5 + (SECONDS - 7) * share
             threading.Event().wait(max(0.0, due - time.monotonic()))
             event()
         self.assertLess(time.monotonic() - began, SECONDS, "the load ended before the changes")
