@@ -167,7 +167,7 @@ fn rewritten(request: &RequestHeader, forward: &Forward) -> pingora::Result<Requ
             Fate::Drop(_) => Ok(()),
         }
     };
-    // `Expect` was met by the gateway.
+    // `Expect` is about the client's connection with the gateway.
     let is_apart = |name: &HeaderName| matches!(*name, COOKIE | HOST | EXPECT);
     for (name, value) in request.headers.iter().filter(|(name, _)| !is_apart(name)) {
         pass(name, value)?;

@@ -440,15 +440,19 @@ mod tests {
     async fn a_change_is_live_within_two_seconds() {
         let scene = Scene::with("oAlice");
         let watcher = tokio::spawn(Arc::clone(&scene.lists).watch());
-        for (text, openid) in [("oBob01", "oBob01"), ("oCarol", "oCarol")] {
-            scene.replace(text);
+        let mut times = Vec::new();
+        for openid in ["oBob01", "oCarol", "oDave1"] {
+            scene.replace(openid);
             let written = Instant::now();
             while !scene.list.contains(openid) {
-                // Two seconds are promised; a busy machine takes its time.
                 assert!(written.elapsed() < Duration::from_secs(10), "{openid} is not live yet");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+            times.push(written.elapsed());
         }
         watcher.abort();
+        // A machine may stand still in one of them.
+        let kept = times.iter().filter(|took| **took < Duration::from_secs(2)).count();
+        assert!(kept >= 2, "{times:?}");
     }
 }

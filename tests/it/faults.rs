@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::client::ReadError;
 use crate::harness::{
-    BUSY, Blackhole, Refusing, Reply, Site, Upstream, eventually, mostly_within, within,
+    Blackhole, Refusing, Reply, Site, Upstream, eventually, mostly_within, once_within, within,
 };
 
 #[test]
@@ -41,10 +41,8 @@ fn a_backend_whose_host_does_not_answer_is_given_up_after_connect_timeout() {
         .servers(&format!("[\"{}\"]", nowhere.address()))
         .upstream("connect_timeout = \"500ms\"\nretries = 0")
         .start();
-    let begin = Instant::now();
-    let answer = site.get("/open/x").send();
+    let answer = once_within(Duration::from_secs(4), || site.get("/open/x").send());
     assert!(matches!(answer.status, 502 | 504), "{}", answer.text());
-    assert!(begin.elapsed() < BUSY, "{:?}", begin.elapsed());
 }
 
 #[test]
@@ -59,10 +57,11 @@ fn an_upstream_whose_name_is_unknown_is_503() {
 fn a_backend_that_does_not_answer_is_504_after_read_timeout() {
     let site = Site::with().upstream("read_timeout = \"500ms\"\nretries = 0").start();
     site.upstream.answers("/open/slow", Reply::default().then_hang());
-    let begin = Instant::now();
-    site.get("/open/slow").send().assert_refused(504, "gateway_timeout");
-    assert!(begin.elapsed() >= Duration::from_millis(450), "{:?}", begin.elapsed());
-    assert!(begin.elapsed() < BUSY, "{:?}", begin.elapsed());
+    once_within(Duration::from_secs(3), || {
+        let begin = Instant::now();
+        site.get("/open/slow").send().assert_refused(504, "gateway_timeout");
+        assert!(begin.elapsed() >= Duration::from_millis(450), "{:?}", begin.elapsed());
+    });
     assert_eq!(site.get("/open/x").send().status, 200);
 }
 

@@ -1,9 +1,12 @@
 //! Health checks: who is ill gets no requests, and is back soon after it is well.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::harness::site::Settings;
-use crate::harness::{BUSY, Refusing, Reply, Site, Upstream, eventually, within};
+use crate::harness::{Refusing, Reply, Site, Upstream, eventually, mostly_within, within};
+
+/// One interval of the checks is promised; a busy machine takes its time.
+const BUSY: Duration = Duration::from_secs(5);
 
 const CHECK: &str = "health_check = { path = \"/health?deep=1\", interval = \"200ms\", \
                      timeout = \"500ms\", healthy = 1, unhealthy = 2 }";
@@ -53,9 +56,9 @@ fn while_all_are_ill_the_answer_is_503_at_once_and_the_gateway_is_not_ready() {
     }
     eventually("it is not ready", || site.admin("/readyz").send().status == 503);
     assert!(site.admin("/readyz").send().text().contains("php"));
-    let begin = Instant::now();
-    site.get("/open/x").send().assert_refused(503, "upstream_unavailable");
-    assert!(begin.elapsed() < BUSY, "{:?}", begin.elapsed());
+    mostly_within(Duration::from_secs(1), || {
+        site.get("/open/x").send().assert_refused(503, "upstream_unavailable");
+    });
     second.answers("/health", Reply::ok("well"));
     within(BUSY, "it is ready", || site.admin("/readyz").send().status == 200);
     assert_eq!(site.get("/open/x").send().status, 200);

@@ -12,11 +12,13 @@ use crate::harness::site::Settings;
 use crate::harness::tls::Authority;
 use crate::harness::token::decode;
 use crate::harness::wechat::{APPID, openid_of, session_key_of};
-use crate::harness::{Answer, Reply, Site, eventually, within};
+use crate::harness::{Answer, Reply, Site, eventually, once_within, within};
 use crate::phone;
 
 /// No answer of a gateway whose Redis is gone takes longer.
-const BOUND: Duration = Duration::from_secs(10);
+const BOUND: Duration = Duration::from_secs(4);
+/// Nor on a machine that stands still, where it cannot be asked the same again.
+const BUSY: Duration = Duration::from_secs(10);
 
 const ROUTES: &str = r#"
 [[routes]]
@@ -61,17 +63,14 @@ fn redis_of(server: &Redis) -> String {
 /// A request with a token; the answer comes within [`BOUND`], whatever is wrong.
 #[track_caller]
 fn get(site: &Site, path: &str, token: &str) -> Answer {
-    let asked = Instant::now();
-    let answer = site.get(path).bearer(token).send();
-    assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
-    answer
+    once_within(BOUND, || site.get(path).bearer(token).send())
 }
 
 #[track_caller]
 fn post(site: &Site, path: &str, token: &str) -> Answer {
     let asked = Instant::now();
     let answer = site.post(path).bearer(token).send();
-    assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < BUSY, "{:?}", asked.elapsed());
     answer
 }
 
@@ -119,7 +118,7 @@ fn hold_together(one: &Site, other: &Site, kicks: usize) -> Vec<Duration> {
             assert_eq!(kick(one, &token), 204);
             let kicked = Instant::now();
             while !is_refused(other, &token) {
-                assert!(kicked.elapsed() < BOUND, "never refused");
+                assert!(kicked.elapsed() < BUSY, "never refused");
             }
             kicked.elapsed()
         })
@@ -302,7 +301,7 @@ fn a_failover_by_sentinel_is_followed() {
     within(Duration::from_secs(90), "logins work again", || {
         let asked = Instant::now();
         let login = one.auth(&one.wechat.code_of("ann"));
-        assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < BUSY, "{:?}", asked.elapsed());
         assert!(matches!(login.status, 200 | 503), "{}", login.status);
         login.status == 200
     });
@@ -329,7 +328,7 @@ fn a_cluster_of_six_is_as_good_as_one_and_survives_the_loss_of_a_master() {
             let asked = Instant::now();
             let user = format!("after{round}_{slot}");
             let login = one.auth(&one.wechat.code_of(&user));
-            assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
+            assert!(asked.elapsed() < BUSY, "{:?}", asked.elapsed());
             login.status == 200
         })
     });

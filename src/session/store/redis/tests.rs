@@ -194,15 +194,33 @@ async fn a_server_that_stops_makes_the_node_deaf_after_five_seconds_and_it_recov
     let stopped = std::time::Instant::now();
     eventually("down", async || !node.backend.is_up()).await;
     assert!(!node.backend.is_deaf());
-    let asked = std::time::Instant::now();
-    assert!(node.backend.find("s1").await.is_err());
-    assert!(asked.elapsed() < Duration::from_secs(10));
+    fails_soon(&node).await;
     eventually("deaf", async || node.backend.is_deaf()).await;
     assert!(stopped.elapsed() > Duration::from_secs(3), "{:?}", stopped.elapsed());
-    server.start_again(&[]).await;
-    let started = std::time::Instant::now();
-    eventually("up again", async || node.backend.is_up()).await;
-    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    let mut times = Vec::new();
+    // A machine may stand still in one of them.
+    while !times.iter().any(|took| *took < Duration::from_secs(3)) {
+        assert!(times.len() < 3, "{times:?}");
+        server.stop();
+        eventually("down", async || !node.backend.is_up()).await;
+        server.start_again(&[]).await;
+        let started = std::time::Instant::now();
+        eventually("up again", async || node.backend.is_up()).await;
+        times.push(started.elapsed());
+    }
+}
+
+/// A look-up fails, and does not keep its caller waiting: two of three, since a machine may stand
+/// still in one.
+async fn fails_soon(node: &Running) {
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let asked = std::time::Instant::now();
+        assert!(node.backend.find("s1").await.is_err());
+        times.push(asked.elapsed());
+    }
+    let kept = times.iter().filter(|took| **took < Duration::from_millis(1500)).count();
+    assert!(kept >= 2, "{times:?}");
 }
 
 #[tokio::test]
@@ -226,11 +244,7 @@ async fn a_frozen_server_holds_nobody_up_and_is_used_again_when_it_thaws() {
     let node = connected(server.config()).await;
     node.backend.insert(&session("s1"), None).await.unwrap();
     server.signal("-STOP");
-    for _ in 0..3 {
-        let asked = std::time::Instant::now();
-        assert!(node.backend.find("s1").await.is_err());
-        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    }
+    fails_soon(&node).await;
     eventually("deaf", async || node.backend.is_deaf()).await;
     server.signal("-CONT");
     eventually("up again", async || node.backend.is_up()).await;
